@@ -1,0 +1,198 @@
+"""From a file to the pixels the network sees: one path for evaluation, calibration and runtime.
+
+Steps: decode, EXIF orientation, RGB, resize the short side (bicubic, antialiased), centre crop,
+uint8 height-width-channel. Nothing here depends on torch, so the edge sees what training saw.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from concepthash.errors import ImageError, UsageError
+
+Pixels = npt.NDArray[np.uint8]
+Source: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+MAX_PIXELS = 200_000_000
+"""Larger images are refused before decoding (decompression bombs)."""
+
+DRAFT_MARGIN = 2.0
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 scale only while its short side stays this many times the
+resize target. Measured against full decoding in ``benchmarks/decode.py``."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the square the network sees; travels in the bundle.
+
+    Args:
+        resize: short side after resizing, pixels.
+        crop: side of the centre crop, pixels; at most ``resize``.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise UsageError(
+                f"the crop ({self.crop}) must fit in the resized image ({self.resize})",
+                where="preprocessing",
+                hint="--resize 256 --crop 224",
+            )
+        if self.interpolation != "bicubic":
+            raise UsageError(
+                f"interpolation '{self.interpolation}' is not supported; it is always bicubic",
+                where="preprocessing.interpolation",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameters as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+        """Rebuild from :meth:`to_json`; unknown or missing keys raise UsageError."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"not preprocessing parameters: {error}", where=values) from None
+
+    def __call__(self, source: Source) -> Pixels:
+        """The ``(crop, crop, 3)`` uint8 pixels of one image.
+
+        Raises:
+            ImageError: if it cannot be decoded.
+        """
+        return square(open_rgb(source, short_side=self.resize), self)
+
+
+def square(image: Image.Image, spec: Preprocess) -> Pixels:
+    """Resize the short side and crop the centre of an RGB image: ``(crop, crop, 3)`` uint8."""
+    resized = resize_short(image, spec.resize)
+    left = (resized.width - spec.crop) // 2
+    top = (resized.height - spec.crop) // 2
+    return np.asarray(resized.crop((left, top, left + spec.crop, top + spec.crop)))
+
+
+def resize_short(image: Image.Image, short: int) -> Image.Image:
+    """The image with its short side at ``short`` pixels, aspect kept, bicubic with antialias."""
+    width, height = image.size
+    if min(width, height) == short:
+        return image
+    scale = short / min(width, height)
+    size = (max(short, round(width * scale)), max(short, round(height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
+    """An upright RGB image, fully decoded, from a path, bytes, array or Pillow image.
+
+    Alpha is laid over white; palette, CMYK, grey and 16-bit images are converted. With
+    ``short_side``, a large JPEG may be decoded at a reduced scale (see :data:`DRAFT_MARGIN`).
+
+    Raises:
+        ImageError: for anything that is not a whole, decodable image.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(source))
+    name = "<bytes>" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns on odd metadata; the pixels decide
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{image.width}x{image.height} pixels is too large", where=name
+                    )
+                if short_side is not None:
+                    wanted = round(short_side * DRAFT_MARGIN)
+                    image.draft(None, (wanted, wanted))
+                image.load()
+                return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("no such file", where=name) from None
+    except UnidentifiedImageError:
+        raise ImageError("not an image Pillow can read", where=name) from None
+    except Exception as error:  # a decoder fed a broken file may raise nearly anything
+        raise ImageError(f"cannot decode: {error or type(error).__name__}", where=name) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB: alpha over white, 16-bit and float scaled to 8 bits."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: npt.NDArray[Any]) -> Pixels:
+    numbers = np.nan_to_num(values.astype(np.float64))
+    if values.dtype.kind == "f" and numbers.max(initial=0) <= 1.0:
+        numbers = numbers * 255.0
+    elif numbers.max(initial=0) > 255:  # 16-bit: 65535 -> 255
+        numbers = numbers / 257.0
+    return np.clip(np.rint(numbers), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: Pixels) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(f"an image array is uint8 (H, W, 3), got {array.dtype} {array.shape}")
+    return Image.fromarray(array)
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of a visible image file."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
+    """The image files among ``sources``, folders walked recursively in name order.
+
+    A file named explicitly is yielded whatever its suffix. Hidden files and folders below a
+    source are left out; folder links are followed once, so loops end.
+
+    Raises:
+        UsageError: if a source does not exist.
+    """
+    for source in map(Path, sources):
+        if source.is_dir():
+            yield from _walk(source, set())
+        elif source.exists():
+            yield source
+        else:
+            raise UsageError("no such file or folder", where=source)
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        elif is_image(entry):
+            yield entry

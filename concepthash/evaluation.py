@@ -1,0 +1,438 @@
+"""The evaluation report: every metric of a set of queries over a database, and its protocol.
+
+:func:`evaluate` computes it, :class:`Evaluation` prints itself and writes ``chash.eval/1`` JSON,
+:func:`save_codes` and :func:`load_codes` keep labelled codes on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from concepthash.codes import CodeLayout, Codes
+from concepthash.errors import BackendError, DataError, MismatchError, UsageError
+from concepthash.metrics import (
+    AveragePrecision,
+    DepthCurve,
+    Labels,
+    RadiusCurve,
+    TiedRankings,
+    as_labels,
+    average_precision,
+    average_precision_at_r,
+    bit_entropy,
+    depth_curve,
+    precision_at,
+    radius_curve,
+    rank,
+    recall_at,
+)
+
+SCHEMA = "chash.eval/1"
+
+_REPORTED_KS = (1, 5, 10)
+_CLASSES_PRINTED = 10
+
+# What numpy and zipfile raise on a file that is no archive, a broken one, or one of other arrays.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class MeanAveragePrecision:
+    """Mean AP: expected over ties, with relevant items last (low) and first (high) in each tie."""
+
+    expected: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The queries of one class: how many, their relevant items in the database, and their mAP.
+
+    ``map`` is None where no query of the class has a relevant item.
+    """
+
+    label: int | str
+    name: str
+    queries: int
+    database: int
+    map: MeanAveragePrecision | None
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """Labelled codes: ``codes`` ``(n, K/8)`` uint8, ``labels`` ``(n,)``, and their layout."""
+
+    codes: Codes
+    labels: Labels
+    layout: CodeLayout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found. Prints as a report; :meth:`to_json` is the machine's version.
+
+    Args:
+        map: mean average precision over the full ranking.
+        map_at_r: mean average precision at R (precision over the first R ranks, R relevant items).
+        precision: expected precision of the first k ranks, by k.
+        recall: probability of a relevant item in the first k ranks, by k.
+        radius: precision and recall within each Hamming radius.
+        depth: expected precision and recall by number of ranks.
+        per_class: one entry a query class, in label order.
+        per_concept_map: expected mAP of each sub-code alone, ``(M,)``.
+        without_concept_map: expected mAP of the code with one concept left out, ``(M,)``; of a
+            code with a single concept nothing is left, and this is chance.
+        chance_map: expected mAP of a random ranking, which a sub-code should beat.
+        bit_entropy: entropy of each bit over the database, ``(K,)``.
+        queries_without_relevant: queries with nothing to find; left out of every mean.
+        protocol: what was compared with what, and how.
+    """
+
+    map: MeanAveragePrecision
+    map_at_r: float
+    precision: Mapping[int, float]
+    recall: Mapping[int, float]
+    radius: RadiusCurve
+    depth: DepthCurve
+    per_class: tuple[ClassScore, ...]
+    per_concept_map: tuple[float, ...]
+    without_concept_map: tuple[float, ...]
+    chance_map: float
+    bit_entropy: tuple[float, ...]
+    queries_without_relevant: int
+    protocol: Mapping[str, str | int | float]
+
+    def to_json(self) -> dict[str, object]:
+        """The report as plain values for :func:`json.dumps`, schema ``chash.eval/1``."""
+        return {
+            "schema": SCHEMA,
+            "map": asdict(self.map),
+            "map_at_r": self.map_at_r,
+            "precision": {str(k): value for k, value in self.precision.items()},
+            "recall": {str(k): value for k, value in self.recall.items()},
+            "per_concept_map": list(self.per_concept_map),
+            "without_concept_map": list(self.without_concept_map),
+            "chance_map": self.chance_map,
+            "queries_without_relevant": self.queries_without_relevant,
+            "per_class": [asdict(score) for score in self.per_class],
+            "radius": {name: values.tolist() for name, values in vars(self.radius).items()},
+            "depth": {name: values.tolist() for name, values in vars(self.depth).items()},
+            "bit_entropy": list(self.bit_entropy),
+            "protocol": dict(self.protocol),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"mAP        {_figure(self.map)}",
+            f"mAP@R      {self.map_at_r:.4f}",
+            f"precision  {_by_rank(self.precision)}",
+            f"recall     {_by_rank(self.recall)}",
+            f"chance     {self.chance_map:.4f}  (mAP of a random ranking)",
+            f"bits       entropy {np.mean(self.bit_entropy):.3f} on average, "
+            f"{min(self.bit_entropy):.3f} at least",
+            "",
+            "concept    mAP alone  left out",
+        ]
+        pairs = zip(self.per_concept_map, self.without_concept_map, strict=True)
+        lines += [f"{m:<9}  {alone:<9.4f}  {out:.4f}" for m, (alone, out) in enumerate(pairs)]
+        lines += ["", *self._class_lines(), "", "protocol"]
+        width = max(len(key) for key in self.protocol)
+        lines += [f"  {key:<{width}}  {value}" for key, value in self.protocol.items()]
+        if self.queries_without_relevant:
+            lines.append(
+                f"  queries without a relevant item: {self.queries_without_relevant}, left out"
+            )
+        return "\n".join(lines)
+
+    def _class_lines(self) -> list[str]:
+        scored = [(score.map, score) for score in self.per_class if score.map is not None]
+        scored.sort(key=lambda pair: pair[0].expected)
+        title = (
+            "classes" if len(scored) <= _CLASSES_PRINTED else f"weakest of {len(scored)} classes"
+        )
+        rows = [
+            f"{_figure(score_map)}  {score.queries:>5} queries  {score.name}"
+            for score_map, score in scored[:_CLASSES_PRINTED]
+        ]
+        return [f"{title}, by mAP", *(f"  {row}" for row in rows)]
+
+
+def evaluate(
+    query_codes: npt.ArrayLike,
+    query_labels: npt.ArrayLike,
+    database_codes: npt.ArrayLike,
+    database_labels: npt.ArrayLike,
+    *,
+    layout: CodeLayout,
+    class_names: Sequence[str] | None = None,
+    ks: Sequence[int] = _REPORTED_KS,
+    exclude_self: bool = False,
+    protocol: Mapping[str, str | int | float] | None = None,
+) -> Evaluation:
+    """The full report of ``q`` queries over a database of ``n`` items; items are relevant by label.
+
+    Args:
+        query_codes: packed codes ``(q, K/8)`` uint8; ``database_codes``: ``(n, K/8)``.
+        query_labels: ``(q,)`` integers or strings; ``database_labels``: ``(n,)`` of the same kind.
+        layout: bits and concepts of the codes.
+        class_names: names of integer labels, label i being ``class_names[i]``; string labels are
+            their own names.
+        ks: ranks for precision and recall, in addition to 1, 5 and 10, which the schema promises.
+        exclude_self: the queries are the database, and no query may find its own item.
+        protocol: where the codes come from, added to the protocol block.
+
+    Raises:
+        MismatchError: if codes do not have this layout or the two sets do not belong together.
+        DataError: if labels are unusable or no query has a relevant item.
+        UsageError: if ``ks`` holds a number below 1 or ``protocol`` redefines a key.
+    """
+    queries = CodeSet(
+        layout.check(query_codes, "query codes"),
+        as_labels(query_labels, what="query labels"),
+        layout,
+    )
+    database = CodeSet(
+        layout.check(database_codes, "database codes"),
+        as_labels(database_labels, what="database labels"),
+        layout,
+    )
+    ranked = partial(
+        rank,
+        queries.codes,
+        queries.labels,
+        database.codes,
+        database.labels,
+        exclude_self=exclude_self,
+    )
+    rankings = ranked()
+    chance = _expected_map(rankings.all_tied())
+    ap = average_precision(rankings)
+    ranks = sorted({*_REPORTED_KS, *ks})
+    masks = layout.masks()
+    return Evaluation(
+        map=_mean_ap(ap, np.flatnonzero(rankings.answerable)),
+        map_at_r=rankings.mean(average_precision_at_r(rankings)),
+        precision={k: rankings.mean(precision_at(rankings, k)) for k in ranks},
+        recall={k: rankings.mean(recall_at(rankings, k)) for k in ranks},
+        radius=radius_curve(rankings),
+        depth=depth_curve(rankings),
+        per_class=_per_class(queries.labels, database.labels, ap, class_names),
+        per_concept_map=tuple(_expected_map(ranked(mask=mask)) for mask in masks),
+        without_concept_map=tuple(_expected_map(ranked(mask=~mask)) for mask in masks),
+        chance_map=chance,
+        bit_entropy=tuple(bit_entropy(database.codes).tolist()),
+        queries_without_relevant=int((~rankings.answerable).sum()),
+        protocol=_protocol(queries, database, exclude_self, protocol or {}),
+    )
+
+
+def plot_pr(evaluation: Evaluation, path: str | Path) -> Path:
+    """Draw precision over recall, and precision over depth, into ``path`` (.png, .svg or .pdf).
+
+    Raises:
+        BackendError: if matplotlib is not installed.
+        UsageError: if the file name ends in no known picture format.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendError(
+            "plots need matplotlib", where=path, hint="pip install 'concepthash[plot]'"
+        ) from error
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    path = Path(path)
+    if path.suffix.lower().lstrip(".") not in canvas.get_supported_filetypes():
+        raise UsageError(f"no plot can be written as {path.suffix!r}", where=path, hint="pr.png")
+    left, right = figure.subplots(1, 2, sharey=True)
+    depth, radius = evaluation.depth, evaluation.radius
+    left.plot(depth.recall, depth.precision, marker=".", label="by rank (expected over ties)")
+    left.plot(radius.recall, radius.precision, marker=".", label="by Hamming radius")
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    left.legend(loc="lower left")
+    right.plot(depth.depth, depth.precision, marker=".")
+    right.set(xlabel="ranks", xscale="log")
+    figure.suptitle(f"mAP {evaluation.map.expected:.4f}, {evaluation.protocol['bits']} bits")
+    figure.savefig(path)
+    return path
+
+
+def save_codes(
+    path: str | Path, codes: npt.ArrayLike, labels: npt.ArrayLike, layout: CodeLayout
+) -> Path:
+    """Write labelled codes as one ``.npz`` file, whole or not at all.
+
+    The arrays are ``codes`` ``(n, K/8)`` uint8, ``labels`` ``(n,)`` int64 or unicode, ``bits`` and
+    ``concepts`` (numbers).
+
+    Raises:
+        MismatchError: if the codes do not have this layout, or are not as many as the labels.
+        DataError: if the labels are unusable.
+    """
+    path = Path(path)
+    checked, names = layout.check(codes), as_labels(labels, where=path)
+    if len(checked) != len(names):
+        raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            np.savez(
+                file,
+                codes=checked,
+                labels=names,
+                bits=np.int64(layout.bits),
+                concepts=np.int64(layout.concepts),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def load_codes(path: str | Path) -> CodeSet:
+    """Labelled codes from a file of :func:`save_codes`; nothing in it is ever unpickled.
+
+    Raises:
+        DataError: if the file is missing, damaged or lacks one of its arrays.
+        MismatchError: if its codes do not fit its bits, or its labels their number.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            codes, labels = arrays["codes"], arrays["labels"]
+            bits, concepts = arrays["bits"].item(), arrays["concepts"].item()
+    except FileNotFoundError as error:
+        raise DataError("there is no such file of codes", where=path) from error
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _not_codes(path, reason) from error
+    if not isinstance(bits, int) or not isinstance(concepts, int):
+        raise _not_codes(path, f"bits is {bits!r} and concepts is {concepts!r}")
+    names = as_labels(labels, where=path)
+    try:
+        layout = CodeLayout(bits, concepts)
+        if codes.ndim != 2:
+            raise MismatchError(f"codes must be of shape (n, {layout.nbytes}), got {codes.shape}")
+        checked = layout.check(codes)
+    except UsageError as error:
+        raise DataError(error.what, where=path) from error
+    except MismatchError as error:
+        raise MismatchError(error.what, where=path, hint=error.hint) from error
+    if len(checked) != len(names):
+        raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
+    return CodeSet(checked, names, layout)
+
+
+def _not_codes(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"this is not a file of codes: {reason}",
+        where=path,
+        hint="write it with concepthash.evaluation.save_codes",
+    )
+
+
+def _expected_map(rankings: TiedRankings) -> float:
+    return rankings.mean(average_precision(rankings).expected)
+
+
+def _mean_ap(ap: AveragePrecision, chosen: npt.NDArray[np.intp]) -> MeanAveragePrecision:
+    return MeanAveragePrecision(
+        expected=float(ap.expected[chosen].mean()),
+        low=float(ap.low[chosen].mean()),
+        high=float(ap.high[chosen].mean()),
+    )
+
+
+def _per_class(
+    query_labels: Labels,
+    database_labels: Labels,
+    ap: AveragePrecision,
+    class_names: Sequence[str] | None,
+) -> tuple[ClassScore, ...]:
+    stored = Counter(database_labels.tolist())
+    labels, ids = np.unique(query_labels, return_inverse=True)
+    members = np.split(np.argsort(ids, kind="stable"), np.cumsum(np.bincount(ids))[:-1])
+    scores = []
+    for label, own in zip(labels.tolist(), members, strict=True):
+        answerable = own[~np.isnan(ap.expected[own])]
+        scores.append(
+            ClassScore(
+                label=label,
+                name=_class_name(label, class_names),
+                queries=len(own),
+                database=stored[label],
+                map=_mean_ap(ap, answerable) if len(answerable) else None,
+            )
+        )
+    return tuple(scores)
+
+
+def _class_name(label: int | str, class_names: Sequence[str] | None) -> str:
+    if isinstance(label, str) or class_names is None:
+        return str(label)
+    if not 0 <= label < len(class_names):
+        raise DataError(
+            f"label {label} is none of the {len(class_names)} named classes", where="class_names"
+        )
+    return class_names[label]
+
+
+def _protocol(
+    queries: CodeSet,
+    database: CodeSet,
+    exclude_self: bool,
+    sources: Mapping[str, str | int | float],
+) -> dict[str, str | int | float]:
+    own: dict[str, str | int | float] = {
+        "database_size": len(database.codes),
+        "query_size": len(queries.codes),
+        "bits": queries.layout.bits,
+        "concepts": queries.layout.concepts,
+        "tie_rule": "expected over ties",
+        "ranking_depth": "full",
+        "self_match": "excluded" if exclude_self else "included",
+        "database_sha256": _digest(database),
+        "query_sha256": _digest(queries),
+    }
+    if taken := sorted(own.keys() & sources.keys()):
+        raise UsageError(f"the protocol sets {taken[0]!r} itself", where="protocol")
+    return own | dict(sources)
+
+
+def _digest(items: CodeSet) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over labels (as JSON), then codes."""
+    labels = json.dumps(items.labels.tolist()).encode()
+    return hashlib.sha256(labels + items.codes.tobytes()).hexdigest()[:16]
+
+
+def _figure(score: MeanAveragePrecision) -> str:
+    return f"{score.expected:.4f}  (ties: {score.low:.4f} to {score.high:.4f})"
+
+
+def _by_rank(values: Mapping[int, float]) -> str:
+    return "  ".join(f"@{k} {value:.4f}" for k, value in values.items())

@@ -1,0 +1,370 @@
+"""Exact Hamming search over packed codes, concept by concept."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from concepthash.codes import CodeLayout, Codes
+from concepthash.errors import UsageError
+from concepthash.runtime.arguments import (
+    LARGEST_ID,
+    check_concepts,
+    check_count,
+    check_ids,
+    check_weights,
+    check_where,
+    some,
+)
+from concepthash.runtime.indexfile import IndexFile, read, write
+from concepthash.runtime.scan import (
+    Found,
+    Ids,
+    Part,
+    Plan,
+    Words,
+    concept_distances,
+    scan,
+    to_codes,
+    to_words,
+)
+from concepthash.runtime.segment import Segment
+
+# A filter that leaves at most one row in this many is searched in a copy of those rows.
+_SPARSE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Answers of a search, nearest first; ties in id order; missing = -1.
+
+    Args:
+        ids: ``(q, k)`` int64.
+        distances: ``(q, k)`` int32, weighted and masked as the search was.
+        per_concept: ``(q, k, M)`` int32, the plain Hamming distance of every concept, also of
+            those the search left out.
+    """
+
+    ids: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.int32]
+    per_concept: npt.NDArray[np.int32]
+
+
+class HammingIndex:
+    """Packed codes by id, searched exactly in (distance, id) order.
+
+    Args:
+        bits: K, a multiple of 8 in 8..512.
+        concepts: M, a divisor of K.
+
+    Searches may run in several threads at once; a change needs the index for itself.
+
+    Raises:
+        UsageError: if bits and concepts do not fit together.
+    """
+
+    def __init__(self, bits: int = 64, concepts: int = 4) -> None:
+        self.layout = CodeLayout(bits, concepts)
+        self._segments: list[Segment] = []
+        self._largest = -1
+        self._file: IndexFile | None = None
+
+    @property
+    def bits(self) -> int:
+        """K, bits of a code."""
+        return self.layout.bits
+
+    @property
+    def concepts(self) -> int:
+        """M, concepts of a code."""
+        return self.layout.concepts
+
+    @property
+    def ids(self) -> Ids:
+        """A copy of the ids in the index, ``(n,)`` int64, in the order they were added."""
+        kept = [segment.ids[segment.live] for segment in self._segments]
+        return np.concatenate([np.empty(0, dtype=np.int64), *kept])
+
+    def __len__(self) -> int:
+        return sum(segment.count - segment.removed for segment in self._segments)
+
+    def __contains__(self, id: object) -> bool:
+        try:
+            number = operator.index(id)  # type: ignore[arg-type]
+        except TypeError:
+            return False
+        if not 0 <= number <= LARGEST_ID:
+            return False
+        return bool(self._find(np.array([number], dtype=np.int64))[0] >= 0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids.tolist())
+
+    def __getitem__(self, id: int) -> Codes:
+        """The code of one id, ``(K / 8,)`` uint8.
+
+        Raises:
+            UsageError: if the index does not hold the id.
+        """
+        rows = self._known(check_ids(id))
+        if len(rows) != 1:
+            raise UsageError("one id is looked up at a time", where="id", hint="index[id]")
+        parts = self._parts()
+        code: Codes = to_codes(_gather(parts, rows, len(parts[0].planes)), self.layout)[0]
+        return code
+
+    def __delitem__(self, id: int) -> None:
+        """Remove one id."""
+        self.remove(id)
+
+    def __repr__(self) -> str:
+        mapped = sum(s.nbytes for s in self._segments if s.sealed)
+        memory = sum(s.nbytes for s in self._segments if not s.sealed)
+        where = "on file" if self._file is not None and self._file.mapped else "copied"
+        parts = [f"{len(self):,} codes", f"{self.bits} bits", f"{self.concepts} concepts"]
+        parts.append(f"{memory / 1e6:.1f} MB in memory")
+        if mapped:
+            parts.append(f"{mapped / 1e6:.1f} MB {where}")
+        return f"HammingIndex({', '.join(parts)})"
+
+    def add(self, codes: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> Ids:
+        """Add codes and return their ids; on an error nothing is added.
+
+        Args:
+            codes: ``(n, K / 8)`` uint8, or one code.
+            ids: ``(n,)`` integers from 0 on, in any order; by default running numbers that
+                continue after the largest id ever given. A removed id may be given again.
+
+        Raises:
+            MismatchError: if the codes do not have this index's width.
+            UsageError: if ids are not as many as codes, not integers, negative, or duplicates.
+        """
+        packed = self.layout.check(codes)
+        if ids is None:
+            first = self._largest + 1
+            if first + len(packed) - 1 > LARGEST_ID:
+                raise UsageError("running ids would overflow", where="ids", hint="give ids")
+            numbers = np.arange(first, first + len(packed), dtype=np.int64)
+        else:
+            numbers = check_ids(ids)
+            self._refuse_duplicates(numbers, len(packed))
+        if not len(packed):
+            return numbers
+        planes = to_words(packed, self.layout)
+        if not self._segments or self._segments[-1].sealed:
+            self._segments.append(Segment(planes, numbers.copy()))
+        else:
+            self._segments[-1].append(planes, numbers)
+        self._largest = max(self._largest, int(numbers.max()))
+        return numbers
+
+    def _refuse_duplicates(self, numbers: Ids, codes: int) -> None:
+        if len(numbers) != codes:
+            raise UsageError(
+                f"{codes} codes need as many ids, got {len(numbers)}",
+                where="ids",
+                hint="one id a code, or ids=None for running numbers",
+            )
+        unique, counts = np.unique(numbers, return_counts=True)
+        if len(unique) < len(numbers):
+            raise UsageError(
+                f"ids given twice: {some(unique[counts > 1])}", where="ids", hint="make ids unique"
+            )
+        known = numbers[self._find(numbers) >= 0]
+        if len(known):
+            raise UsageError(
+                f"ids already in the index: {some(known)}",
+                where="ids",
+                hint="index.remove(ids) first to replace them",
+            )
+
+    def remove(self, ids: npt.ArrayLike) -> int:
+        """Remove ids and return how many; on an error nothing is removed.
+
+        Rows are only marked; :meth:`compact` or :meth:`save` leaves them out.
+
+        Raises:
+            UsageError: if the index does not hold one of them; the message lists them.
+        """
+        rows = self._known(np.unique(check_ids(ids)))
+        for segment, start in self._starts():
+            local = rows[(rows >= start) & (rows < start + segment.count)] - start
+            segment.remove(local)
+        return len(rows)
+
+    def compact(self) -> int:
+        """Free the memory of removed codes and return how many there were; order stays.
+
+        A memory-mapped file is copied into memory only if codes were removed from it.
+        """
+        freed = sum(segment.removed for segment in self._segments)
+        if freed:
+            self._segments = [
+                Segment(s.planes[:, s.live], s.ids[s.live]) if s.removed else s
+                for s in self._segments
+                if s.count > s.removed
+            ]
+        if self._file is not None and self._file.segment not in self._segments:
+            self._file = None
+        return freed
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        *,
+        concepts: Iterable[int] | None = None,
+        weights: Sequence[int] | npt.ArrayLike | None = None,
+        radius: int | None = None,
+        where: npt.ArrayLike | None = None,
+    ) -> Hits:
+        """The k nearest codes of each query, exactly, in (distance, id) order.
+
+        The distance is ``sum_m w_m * d_m``: d_m the Hamming distance of sub-code m, w_m its weight
+        (1 by default), 0 for a concept that does not count.
+
+        Args:
+            queries: ``(q, K / 8)`` uint8, or one code.
+            k: hits a query; places beyond the codes there are hold -1.
+            concepts: the concepts that count, by number; all by default.
+            weights: M integers 0..255; those of concepts that do not count are ignored.
+            radius: keep only hits at this distance or nearer.
+            where: search only here: booleans aligned with :attr:`ids`, or an array of ids (those
+                the index does not hold are no hits).
+
+        Raises:
+            MismatchError: if the queries do not have this index's width.
+            UsageError: if another argument is out of range; the message says which.
+        """
+        words = to_words(self.layout.check(queries, "queries"), self.layout)
+        k = check_count(k, "k")
+        radius = None if radius is None else check_count(radius, "radius")
+        plan = Plan.of(self.layout, self._weights(concepts, weights))
+        parts = self._parts() if where is None else self._filtered(where)
+        found = scan(parts, words, plan, k=k, ordered=self._ordered(), radius=radius)
+        return Hits(found.ids, found.distances, self._explained(words, parts, found))
+
+    def save(self, path: str | Path) -> None:
+        """Write the index without its removed codes: temporary name, fsync, rename.
+
+        Raises:
+            GalleryError: if the file cannot be written; an earlier one is then intact.
+        """
+        write(Path(path), self.layout, self._largest, self._segments)
+
+    @classmethod
+    def open(cls, path: str | Path, *, mmap: bool = True) -> HammingIndex:
+        """A saved index, memory-mapped; ``mmap=False`` copies it into memory.
+
+        Adding and removing afterwards happen in memory; the file changes with :meth:`save` only.
+
+        Raises:
+            GalleryError: if the file is missing, no index, truncated, damaged or too new.
+        """
+        file = read(Path(path), mmap=mmap)
+        index = cls(file.layout.bits, file.layout.concepts)
+        index._segments = [file.segment]
+        index._largest = file.largest
+        index._file = file
+        return index
+
+    def verify(self) -> None:
+        """Compare what was opened with the checksum of its file; reads all of it.
+
+        An index that was never saved has nothing to compare.
+
+        Raises:
+            GalleryError: if a byte differs.
+        """
+        if self._file is not None:
+            self._file.verify()
+
+    def _weights(
+        self, concepts: Iterable[int] | None, weights: Sequence[int] | npt.ArrayLike | None
+    ) -> list[int]:
+        """One weight a concept, 0 where it does not count."""
+        values = [1] * self.concepts if weights is None else check_weights(weights, self.concepts)
+        if concepts is None:
+            return values
+        chosen = check_concepts(concepts, self.concepts)
+        return [value if m in chosen else 0 for m, value in enumerate(values)]
+
+    def _filtered(self, where: npt.ArrayLike) -> list[Part]:
+        """The parts a search may look at under ``where``."""
+        array = check_where(where, len(self))
+        allowed = np.zeros(sum(segment.count for segment in self._segments), dtype=bool)
+        if array.dtype == bool:
+            live = [segment.live for segment in self._segments]
+            allowed[np.concatenate([np.empty(0, dtype=bool), *live])] = array
+        else:
+            rows = self._find(array.astype(np.int64, copy=False))
+            allowed[rows[rows >= 0]] = True
+        sparse = np.count_nonzero(allowed) * _SPARSE <= len(allowed)
+        parts = []
+        for segment, start in self._starts():
+            inside = allowed[start : start + segment.count]
+            if sparse:
+                parts.append(Part(segment.planes[:, inside], segment.ids[inside]))
+            else:
+                parts.append(Part(segment.planes, segment.ids, ~inside))
+        return parts
+
+    def _explained(self, queries: Words, parts: list[Part], found: Found) -> npt.NDArray[np.int32]:
+        """Distance of each concept for the hits only, ``(q, k, M)``."""
+        out = np.full((*found.ids.shape, self.concepts), -1, dtype=np.int32)
+        query, rank = np.nonzero(found.rows >= 0)
+        codes = _gather(parts, found.rows[query, rank], len(queries))
+        out[query, rank] = concept_distances(queries[:, query], codes, self.layout)
+        return out
+
+    def _parts(self) -> list[Part]:
+        return [segment.part() for segment in self._segments]
+
+    def _starts(self) -> Iterator[tuple[Segment, int]]:
+        """Each segment with the number of its first row."""
+        start = 0
+        for segment in self._segments:
+            yield segment, start
+            start += segment.count
+
+    def _ordered(self) -> bool:
+        """Whether ids ascend over all rows."""
+        filled = [segment for segment in self._segments if segment.count]
+        return all(segment.ascending for segment in filled) and all(
+            a.ids[-1] < b.ids[0] for a, b in pairwise(filled)
+        )
+
+    def _find(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Row of each id through all segments, -1 where the index does not hold it."""
+        rows = np.full(len(ids), -1, dtype=np.int64)
+        for segment, start in self._starts():
+            local = segment.find(ids)
+            rows = np.where(local >= 0, local + start, rows)
+        return rows
+
+    def _known(self, ids: Ids) -> npt.NDArray[np.int64]:
+        rows = self._find(ids)
+        if (rows < 0).any():
+            raise UsageError(
+                f"ids not in the index: {some(ids[rows < 0])}",
+                where="ids",
+                hint="index.ids lists what it holds",
+            )
+        return rows
+
+
+def _gather(parts: Sequence[Part], rows: npt.NDArray[np.int64], words: int) -> Words:
+    """Word planes ``(W, r)`` of ``rows``, numbered through ``parts``; W is ``words``."""
+    out = np.empty((words, len(rows)), dtype=np.uint64)
+    start = 0
+    for part in parts:
+        here = (rows >= start) & (rows < start + len(part.ids))
+        out[:, here] = part.planes[:, rows[here] - start]
+        start += len(part.ids)
+    return out

@@ -1,0 +1,1 @@
+"""Training: model, guidance, losses, data, loop and checkpoints. Needs the extra ``train``."""

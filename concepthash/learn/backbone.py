@@ -1,0 +1,180 @@
+"""A timm vision transformer as the encoder of ConceptHash: stem, adapted blocks, concept maps.
+
+Only public attributes of timm's ``VisionTransformer`` are used: ``patch_embed``, ``norm_pre``,
+``blocks``, ``norm`` and ``forward_features``, which with the blocks taken out is the stem.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from concepthash.errors import UsageError
+
+
+class Adapter(nn.Module):
+    """Bottleneck beside a block's MLP: LayerNorm, down, GELU, up (zero at first), learned scale."""
+
+    def __init__(self, dim: int, bottleneck: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, bottleneck)
+        self.up = nn.Linear(bottleneck, dim)
+        self.scale = nn.Parameter(torch.ones(1))
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, D)`` to ``(B, N, D)``; zero before the first update."""
+        out: Tensor = self.scale * self.up(F.gelu(self.down(self.norm(x))))
+        return out
+
+
+class AdaptedMlp(nn.Module):
+    """A block's norm and MLP with an adapter in parallel: ``mlp(norm(x)) + adapter(x)``."""
+
+    def __init__(self, norm: nn.Module, mlp: nn.Module, adapter: Adapter) -> None:
+        super().__init__()
+        self.norm = norm
+        self.mlp = mlp
+        self.adapter = adapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, D)`` to ``(B, N, D)``."""
+        out: Tensor = self.mlp(self.norm(x)) + self.adapter(x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Images and concept tokens in, concept features and concept maps out.
+
+    Args:
+        vit: a timm VisionTransformer with ``num_classes=0``; taken apart here.
+        mean, std: of the input normalisation, three numbers each, for pixels in 0..1.
+        adapter_ratio: adapter bottleneck as a share of D; 0 for none.
+        freeze: keep the pretrained parameters fixed.
+
+    Raises:
+        UsageError: if the backbone has no plain qkv attention to read maps from.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        adapter_ratio: float = 0.5,
+        freeze: bool = True,
+    ) -> None:
+        super().__init__()
+        blocks = list(vit.blocks)
+        if not hasattr(blocks[-1].attn, "qkv") or not hasattr(blocks[-1], "norm1"):
+            raise UsageError(
+                f"{type(vit).__name__} has no plain qkv attention to read concept maps from",
+                where="model.backbone",
+                hint="choose a vit_* model of timm",
+            )
+        self.dim: int = vit.embed_dim
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.prefix_tokens: int = vit.num_prefix_tokens
+        self.frozen = freeze
+        if freeze:
+            vit.requires_grad_(False)
+        if adapter_ratio > 0:
+            bottleneck = max(1, round(self.dim * adapter_ratio))
+            for block in blocks:
+                block.mlp = AdaptedMlp(block.norm2, block.mlp, Adapter(self.dim, bottleneck))
+                block.norm2 = nn.Identity()
+        self.norm_pre = vit.norm_pre
+        vit.norm_pre = nn.Identity()
+        vit.blocks = nn.Identity()
+        vit.norm = nn.Identity()  # concept features are taken before the final norm
+        self.stem = vit
+        self.blocks = nn.ModuleList(blocks)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, image: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+        """Concept features and maps of a batch.
+
+        Args:
+            image: ``(B, H, W, 3)`` uint8.
+            concepts: concept tokens ``(1, M, D)``.
+
+        Returns:
+            Z ``(B, M, D)``, the concept tokens after the last block, and the attention each pays
+            to every patch in that block, heads averaged, ``(B, M, h, w)``, rows of sum <= 1.
+        """
+        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
+        count = concepts.shape[1]
+        x = self.stem.forward_features((pixels - self.mean) / self.std)
+        x = self.norm_pre(torch.cat([x, concepts.expand(x.shape[0], -1, -1)], dim=1))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last: Any = self.blocks[-1]
+        rows = attention_rows(last.attn, last.norm1(x), count)
+        maps = rows[:, :, self.prefix_tokens : -count]
+        return last(x)[:, -count:], maps.unflatten(-1, self.grid)
+
+
+def attention_rows(attention: Any, x: Tensor, count: int) -> Tensor:
+    """Attention of the last ``count`` tokens to all tokens, heads averaged.
+
+    The fused kernel of the block keeps its weights to itself, so these rows are computed again.
+
+    Args:
+        attention: a timm ``Attention``.
+        x: its input ``(B, N, D)``.
+
+    Returns:
+        ``(B, count, N)``, rows of sum 1.
+    """
+    wq, wk, _ = attention.qkv.weight.chunk(3)
+    bias = attention.qkv.bias
+    bq, bk, _ = (None, None, None) if bias is None else bias.chunk(3)
+    heads = (attention.num_heads, -1)
+    q = F.linear(x[:, -count:], wq, bq).unflatten(-1, heads).transpose(1, 2)
+    k = F.linear(x, wk, bk).unflatten(-1, heads).transpose(1, 2)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    weights = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+    rows: Tensor = weights.mean(dim=1)
+    return rows
+
+
+def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTransformer:
+    """An untrained timm vision transformer without a classifier.
+
+    Args:
+        name: timm's model name, with or without a pretrained tag.
+        crop: input side, pixels.
+        arguments: further integer arguments of ``timm.create_model``, such as ``depth``.
+
+    Raises:
+        UsageError: if timm does not know the model, or it is no vision transformer.
+    """
+    try:
+        vit = timm.create_model(
+            name, pretrained=False, num_classes=0, img_size=crop, global_pool="", **arguments
+        )
+    except (RuntimeError, TypeError, AssertionError) as error:
+        near = timm.list_models(f"*{name.split('.')[0].split('_patch')[0]}*")[:5]
+        raise UsageError(
+            f"timm cannot create {name!r}: {error}",
+            where="model.backbone",
+            hint=f"--backbone with one of {', '.join(near or ['vit_tiny_patch16_224'])}",
+        ) from None
+    if not isinstance(vit, VisionTransformer):
+        raise UsageError(
+            f"{name!r} is a {type(vit).__name__}; concept tokens need a plain vision transformer",
+            where="model.backbone",
+            hint="--backbone vit_tiny_patch16_224",
+        )
+    return vit

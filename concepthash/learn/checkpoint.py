@@ -1,0 +1,256 @@
+"""A training run on disk: safetensors and JSON, each file whole or absent.
+
+::
+
+    runs/NAME/
+      config.json           the resolved configuration
+      run.json              format, class names, guidance, backbone, library versions
+      embeddings.npy        class embeddings, as the text encoder gave them
+      frozen.safetensors    parameters training does not touch, written once
+      best.safetensors      trained parameters with the best validation mAP, + best.json
+      last.safetensors      those of the last epoch, + last.json
+      state.safetensors     optimiser and random state of the last epoch, + state.json
+      metrics.jsonl         one line an epoch
+      skipped.json          photos that were left out, and why
+      eval.json             the evaluation on the test split
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from concepthash.codes import CodeLayout
+from concepthash.errors import CheckpointError, UsageError
+from concepthash.files import write_bytes, write_json
+from concepthash.images import Preprocess
+from concepthash.learn.backbone import Encoder, create_vit
+from concepthash.learn.config import Config, ModelConfig
+from concepthash.learn.model import ConceptHash, ConceptTokens, HashHead
+
+FORMAT_VERSION = 1
+
+
+def build_model(
+    config: ModelConfig, *, crop: int, mean: Any = None, std: Any = None
+) -> ConceptHash:
+    """The untrained network of a configuration, and ``.encoder.stem`` to load weights into.
+
+    Args:
+        crop: input side, pixels.
+        mean, std: input normalisation; by default that of the timm model.
+    """
+    vit = create_vit(config.backbone, crop=crop, arguments=config.backbone_args)
+    known = resolve_model_data_config(vit)
+    return assemble(config, vit, mean=mean or known["mean"], std=std or known["std"])
+
+
+def assemble(config: ModelConfig, vit: Any, *, mean: Any, std: Any) -> ConceptHash:
+    """Put concept tokens, adapters and hash head around a timm vision transformer."""
+    encoder = Encoder(
+        vit, mean=mean, std=std, adapter_ratio=config.adapter_ratio, freeze=config.freeze
+    )
+    tokens = ConceptTokens(
+        config.concepts,
+        width=config.concept_dim,
+        dim=encoder.dim,
+        heads=config.concept_heads,
+        dropout=config.concept_dropout,
+    )
+    return ConceptHash(
+        encoder, tokens, HashHead(CodeLayout(config.bits, config.concepts), encoder.dim)
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that has been read.
+
+    Args:
+        path: the folder.
+        config: what it was trained with.
+        record: ``run.json``: class names, guidance, normalisation, versions.
+    """
+
+    path: Path
+    config: Config
+    record: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read a run's configuration and record.
+
+        Raises:
+            CheckpointError: if it is no run, damaged, or of a newer format.
+        """
+        folder = Path(path)
+        config = read_json(folder / "config.json")
+        record = read_json(folder / "run.json")
+        if record.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"run format {record.get('format_version')!r} is not the one this version reads",
+                where=folder,
+                hint="pip install --upgrade concepthash",
+            )
+        try:
+            return cls(folder, Config().updated(config, where=folder / "config.json"), record)
+        except UsageError as error:
+            raise CheckpointError(error.what, where=error.where, hint=error.hint) from None
+
+    @property
+    def layout(self) -> CodeLayout:
+        """How the code's bits are shared."""
+        return CodeLayout(self.config.model.bits, self.config.model.concepts)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image is prepared for this model."""
+        return Preprocess(self.config.data.resize, self.config.data.crop)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The training classes in label order."""
+        return tuple(self.record["class_names"])
+
+    def which(self) -> str:
+        """``best`` if a validation chose one, else ``last``.
+
+        Raises:
+            CheckpointError: if no epoch was finished.
+        """
+        for name in ("best", "last"):
+            if (self.path / f"{name}.safetensors").is_file():
+                return name
+        raise CheckpointError(
+            "the run has no finished epoch", where=self.path, hint="chash train DATA --resume"
+        )
+
+    def load(self, which: str | None = None) -> ConceptHash:
+        """The trained network in evaluation mode; ``which`` is best or last.
+
+        Raises:
+            CheckpointError: naming the file that is missing or does not fit.
+        """
+        model = build_model(
+            self.config.model,
+            crop=self.config.data.crop,
+            mean=tuple(self.record["mean"]),
+            std=tuple(self.record["std"]),
+        )
+        state: dict[str, Tensor] = {}
+        for name in ("frozen", which or self.which()):
+            state |= read_tensors(self.path / f"{name}.safetensors")
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit its configuration: {str(error).splitlines()[-1]}",
+                where=self.path,
+            ) from None
+        return model.eval()
+
+    def weights_sha256(self, which: str | None = None) -> str:
+        """Hexadecimal digest over both parameter files."""
+        digest = hashlib.sha256()
+        for name in ("frozen", which or self.which()):
+            digest.update((self.path / f"{name}.safetensors").read_bytes())
+        return digest.hexdigest()
+
+
+def split_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state of a model as (frozen parameters, everything that training changes)."""
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    frozen = {name: value for name, value in state.items() if name in fixed}
+    return frozen, {name: value for name, value in state.items() if name not in fixed}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    write_bytes(path, save(tensors))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        what = (
+            "missing from the run" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
+        )
+        raise CheckpointError(what, where=path, hint="chash train DATA --resume") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"not a training run: no {path.name}", where=path.parent, hint="chash train DATA"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"damaged: {error}", where=path) from None
+    if not isinstance(value, dict):
+        raise CheckpointError("damaged: not a JSON object", where=path)
+    return value
+
+
+def save_state(
+    path: Path, optimizer: torch.optim.Optimizer, progress: dict[str, Any], loss: nn.Module
+) -> None:
+    """Write what a resumed run needs beside the weights: optimiser, random state, objective."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"objective.{k}": v.detach().cpu().contiguous() for k, v in loss.state_dict().items()
+    }
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            tensors[f"optimizer.{index}.{key}"] = tensor.detach().cpu().contiguous()
+    tensors["rng.torch"] = torch.get_rng_state()
+    write_tensors(path / "state.safetensors", tensors)
+    write_json(path / "state.json", {**progress, "groups": state["param_groups"]})
+
+
+def load_state(path: Path, optimizer: torch.optim.Optimizer, loss: nn.Module) -> dict[str, Any]:
+    """Restore what :func:`save_state` wrote; returns its ``progress``."""
+    progress = read_json(path / "state.json")
+    tensors = read_tensors(path / "state.safetensors")
+    state: dict[int, dict[str, Tensor]] = {}
+    objective = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        elif kind == "objective":
+            objective[rest] = value
+    loss.load_state_dict(objective)
+    optimizer.load_state_dict({"state": state, "param_groups": progress.pop("groups")})
+    torch.set_rng_state(tensors["rng.torch"])
+    return progress
+
+
+def write_embeddings(path: Path, vectors: np.ndarray[Any, Any]) -> None:
+    """Keep the class embeddings in the run, so that no later step needs the text encoder."""
+    with (path / "embeddings.npy").open("wb") as file:
+        np.save(file, vectors, allow_pickle=False)

@@ -1,0 +1,193 @@
+"""Every setting of a training run, with its default and its meaning in one line.
+
+Sources in order of precedence: flags, ``CHASH_*`` variables, ``--config FILE``, ``chash.toml``,
+the defaults here. The resolved configuration is written into the run as ``config.json``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from concepthash.codes import CodeLayout
+from concepthash.errors import UsageError
+
+ConceptMode = Literal["paper"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "sgd"]
+Augment = Literal["flip", "trivial"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the photos are and how they are read."""
+
+    root: str = ""  # folder or CSV; see docs/data.md for the layouts
+    layout: str = "auto"  # folder, csv, cub, nabirds, aircraft, cars
+    path_column: str = "path"  # CSV only
+    label_column: str = "label"  # CSV only
+    split_column: str = "split"  # CSV only
+    test_share: float | None = None  # held out where the data have no test split; None: 0.2
+    level: str = "variant"  # FGVC-Aircraft only: variant, family, manufacturer
+    val_share: float = 0.1  # of the train split, to choose the best epoch; 0 trains on everything
+    resize: int = 256  # short side at test time, pixels
+    crop: int = 224  # input side of the network, pixels
+    cache_mb: int = 4096  # decoded photos are kept in memory up to this size
+    workers: int = 1  # processes that augment photos
+    strict: bool = False  # a photo that cannot be read is an error, not skipped
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (design section 5)."""
+
+    backbone: str = "vit_base_patch32_clip_quickgelu_224.openai"  # timm name
+    weights: str = ""  # safetensors file; "" looks them up by name; "none" starts from scratch
+    backbone_args: dict[str, int] = field(default_factory=dict)  # passed to timm.create_model
+    freeze: bool = True  # train adapters and concepts only
+    bits: int = 64  # K
+    concepts: int = 4  # M
+    concept_mode: ConceptMode = "paper"
+    concept_dim: int = 512  # D', width of the concept queries
+    concept_heads: int = 8  # heads of the attention among the queries
+    concept_dropout: float = 0.1  # on that attention
+    adapter_ratio: float = 0.5  # bottleneck / D; 0 leaves the adapters out
+
+    def __post_init__(self) -> None:
+        CodeLayout(self.bits, self.concepts)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """What the class centres are made from."""
+
+    source: str = "auto"  # auto, clip, clip:FILE, sentence:FOLDER-or-package, file:X.npy, none
+    prompt: str = "a photo of a {class}"  # {class} becomes the class name
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms; the defaults are the authors' released configuration."""
+
+    scale: float = 8.0  # s, of the cosine logits
+    margin: float = 0.2  # on the true class
+    classification: float = 1.0  # L_clf
+    quantisation: float = 1.0  # L_quan
+    concept: float = 1.0  # L_cd
+    diversity: float = 0.0  # L_csd
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is optimised."""
+
+    epochs: int = 100
+    batch_size: int = 32  # per step and device
+    accumulate: int = 1  # steps per optimiser update
+    optimizer: Optimizer = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_epochs: float = 2.0  # linear, then cosine to 0
+    clip_norm: float = 1.0  # gradient norm; 0 does not clip
+    augment: Augment = "flip"  # after a random resized crop
+    crop_scale: float = 0.35  # smallest area of the random crop
+    precision: Precision = "auto"  # fp32 on CPU, bf16 where CUDA has it
+    device: Device = "auto"
+    eval_every: int = 5  # epochs between validations
+    patience: int = 0  # validations without a better mAP before stopping; 0 never stops
+    seed: int = 0
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb; metrics.jsonl is always written
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings as plain values."""
+        return asdict(self)
+
+    def updated(self, changes: dict[str, Any], *, where: object) -> Config:
+        """A copy with ``changes``, a mapping of section to settings.
+
+        Raises:
+            UsageError: for an unknown section or key (the nearest known one is named) or a value
+                of the wrong type.
+        """
+        sections = {f.name: getattr(self, f.name) for f in fields(self)}
+        for section, values in changes.items():
+            _known(section, sections, "section", where)
+            if not isinstance(values, dict):
+                raise UsageError(f"[{section}] is a table of settings", where=where)
+            current = sections[section]
+            hints = get_type_hints(type(current))
+            checked = {}
+            for key, value in values.items():
+                _known(key, hints, f"setting in [{section}]", where)
+                checked[key] = _typed(value, hints[key], f"{where}: {section}.{key}")
+            sections[section] = replace(current, **checked)
+        return Config(**sections)
+
+
+def load_config(path: Path, base: Config | None = None) -> Config:
+    """Read a TOML file over ``base`` (or the defaults).
+
+    Raises:
+        UsageError: if it is missing, not TOML, or has an unknown key or a wrong value.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such configuration file", where=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"cannot read the configuration: {error}", where=path) from None
+    return (base or Config()).updated(values, where=path)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``key: old -> new`` for every setting in which two configurations differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def _known(key: str, known: dict[str, Any], what: str, where: object) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}"
+        raise UsageError(f"unknown {what}: {key!r}", where=where, hint=hint)
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(kind, UnionType):  # "T | None"
+        return None if value is None else _typed(value, get_args(kind)[0], where)
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise UsageError(f"{value!r} is not one of {choices}", where=where)
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    wanted = origin or kind
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise UsageError(f"{value!r} is not of type {wanted.__name__}", where=where)
+    return value

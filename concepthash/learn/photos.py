@@ -1,0 +1,184 @@
+"""Training photos: decoded once where memory permits, augmented by torchvision, seeded per photo.
+
+An augmentation depends on (seed, epoch, photo) alone, so neither the number of workers nor a
+resumed run changes what the network sees.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from concepthash.decode import usable_cpus
+from concepthash.errors import DataError, ImageError, Skipped
+from concepthash.images import open_rgb, resize_short
+from concepthash.learn.config import DataConfig, TrainConfig
+from concepthash.learn.report import Reporter
+
+CACHE_SCALE = 1.5
+"""Photos are kept with a short side of at most this many times the test-time resize: enough for a
+random crop to be enlarged little, at a fraction of a camera image's memory."""
+
+
+def decode_training(path: Path, short_side: int) -> Tensor:
+    """One photo as ``(3, H, W)`` uint8, its short side at most ``short_side``."""
+    image = open_rgb(path, short_side=short_side)
+    if min(image.size) > short_side:
+        image = resize_short(image, short_side)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+def augmentation(config: TrainConfig, crop: int) -> v2.Transform:
+    """Random resized crop (bicubic), flip, TrivialAugment where configured; uint8 in and out."""
+    steps: list[v2.Transform] = [
+        v2.RandomResizedCrop(
+            crop,
+            scale=(config.crop_scale, 1.0),
+            interpolation=v2.InterpolationMode.BICUBIC,
+            antialias=True,
+        ),
+        v2.RandomHorizontalFlip(),
+    ]
+    if config.augment == "trivial":
+        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
+    return v2.Compose(steps)
+
+
+class TrainingPhotos(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled photos, augmented anew for each (epoch, position).
+
+    Args:
+        photos: ``(3, H, W)`` uint8 each, or the path of one that is not kept in memory.
+        labels: ``(n,)`` int64.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Tensor | Path],
+        labels: npt.NDArray[np.int64],
+        *,
+        transform: v2.Transform,
+        short_side: int,
+        seed: int,
+    ) -> None:
+        self.photos = photos
+        self.labels = torch.from_numpy(labels)
+        self.transform = transform
+        self.short_side = short_side
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, position = key
+        photo = self.photos[position]
+        if isinstance(photo, Path):
+            photo = decode_training(photo, self.short_side)
+        with torch.random.fork_rng(devices=[]):
+            seed = np.random.SeedSequence((self.seed, epoch, position)).generate_state(1)
+            torch.manual_seed(int(seed[0]))
+            pixels = self.transform(photo)
+        return pixels.permute(1, 2, 0).contiguous(), self.labels[position]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A new seeded order each epoch, as keys (epoch, position)."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        return iter([(self.epoch, int(i)) for i in order])
+
+
+def read_photos(
+    root: Path,
+    paths: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    *,
+    data: DataConfig,
+    train: TrainConfig,
+    skipped: Skipped,
+    reporter: Reporter,
+) -> TrainingPhotos:
+    """Decode every photo once: the readable ones become the data set, the others are listed.
+
+    Raises:
+        DataError: if fewer than two photos can be read, or one cannot and ``data.strict``.
+    """
+    short_side = round(CACHE_SCALE * data.resize)
+    budget = data.cache_mb * 2**20
+    lock = threading.Lock()
+
+    def read(path: str) -> Tensor | Path | ImageError:
+        nonlocal budget
+        try:
+            photo = decode_training(root / path, short_side)
+        except ImageError as error:
+            return error
+        with lock:
+            if photo.numel() > budget:
+                return root / path
+            budget -= photo.numel()
+        return photo
+
+    photos: list[Tensor | Path] = []
+    kept: list[int] = []
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for position, result in enumerate(pool.map(read, paths)):
+            reporter.progress("reading photos", position + 1, len(paths))
+            if isinstance(result, ImageError):
+                if data.strict:
+                    pool.shutdown(cancel_futures=True)
+                    raise DataError(result.what, where=result.where, hint="mend or remove the file")
+                skipped.add(paths[position], result.what)
+            else:
+                photos.append(result)
+                kept.append(position)
+    if len(photos) < 2:
+        raise DataError("fewer than two training photos can be read", where=root)
+    uncached = sum(isinstance(p, Path) for p in photos)
+    if uncached:
+        reporter.note(
+            f"data: {uncached} of {len(photos)} photos do not fit in --cache-mb {data.cache_mb} "
+            "and are decoded each epoch"
+        )
+    return TrainingPhotos(
+        photos,
+        labels[kept],
+        transform=augmentation(train, data.crop),
+        short_side=short_side,
+        seed=train.seed,
+    )
+
+
+def training_loader(
+    photos: TrainingPhotos, sampler: EpochSampler, *, batch_size: int, workers: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches ``(B, H, W, 3)`` uint8 and ``(B,)`` labels; an incomplete last batch is left out."""
+    return DataLoader(
+        photos,
+        batch_size=min(batch_size, len(photos)),
+        sampler=sampler,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator().manual_seed(photos.seed),  # not the network's random state
+    )

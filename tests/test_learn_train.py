@@ -1,0 +1,277 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from PIL import Image  # noqa: E402
+from tiny_run import drawn_birds, tiny_config  # noqa: E402
+
+from concepthash.errors import (  # noqa: E402
+    BackendError,
+    CheckpointError,
+    DataError,
+    UsageError,
+    WeightsError,
+)
+from concepthash.learn.backbone import create_vit  # noqa: E402
+from concepthash.learn.checkpoint import Run  # noqa: E402
+from concepthash.learn.config import GuidanceConfig, TrainConfig  # noqa: E402
+from concepthash.learn.guidance import embed_classes  # noqa: E402
+from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
+from concepthash.learn.train import learning_rate, train  # noqa: E402
+from concepthash.learn.weights import find_weights, load_vit  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    return drawn_birds(tmp_path_factory.mktemp("birds") / "drawn")
+
+
+@pytest.fixture(scope="module")
+def run(birds, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    return train(tiny_config(birds), out)
+
+
+def weights(path):
+    return Run.open(path).load("last").state_dict()
+
+
+def test_train__writes_a_whole_run(run):
+    names = {p.name for p in run.run.iterdir()}
+    assert names >= {
+        "config.json",
+        "run.json",
+        "embeddings.npy",
+        "frozen.safetensors",
+        "best.safetensors",
+        "last.safetensors",
+        "state.safetensors",
+        "metrics.jsonl",
+        "skipped.json",
+        "eval.json",
+    }
+    assert not any(name.endswith((".pt", ".pkl", ".bin", ".tmp")) for name in names)
+    lines = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"total", "classification", "val_map", "images_per_s", "lr"} <= set(lines[0])
+    report = json.loads((run.run / "eval.json").read_text())
+    assert report["schema"] == "chash.eval/1"
+    assert report["protocol"]["query_size"] == 12
+    assert run.evaluation is not None
+    assert report["map"]["expected"] == run.evaluation.map.expected
+
+
+def test_train__two_runs_with_one_seed_are_equal(run, birds, tmp_path):
+    again = train(tiny_config(birds), tmp_path / "b")
+    one, two = weights(run.run), weights(again.run)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = train(tiny_config(birds, seed=1), tmp_path / "c")
+    assert not torch.equal(one["head.hash.weight"], weights(other.run)["head.hash.weight"])
+
+
+def test_train__workers_do_not_change_the_result(run, birds, tmp_path):
+    config = tiny_config(birds)
+    config = config.updated({"data": {"workers": 1}}, where="test")
+    one, two = weights(run.run), weights(train(config, tmp_path / "b").run)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resume__after_an_interruption_equals_an_unbroken_run(run, birds, tmp_path, monkeypatch):
+    class Interrupt:
+        def note(self, text):
+            pass
+
+        def progress(self, stage, done, total):
+            if stage.startswith("epoch 2/"):
+                raise KeyboardInterrupt
+
+        def metrics(self, values):
+            pass
+
+    out = tmp_path / "b"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(birds), out, reporter=Interrupt())
+    assert json.loads((out / "last.json").read_text())["epoch"] == 1
+    torch.manual_seed(99)  # the resumed run must restore its own random state
+    train(tiny_config(birds), out, resume=True)
+    one, two = weights(run.run), weights(out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_resume__refuses_a_changed_configuration(run, birds):
+    with pytest.raises(UsageError, match=r"train\.lr: 0\.001 -> 0\.5"):
+        train(tiny_config(birds, lr=0.5), run.run, resume=True)
+
+
+def test_train__never_overwrites_a_run(run, birds):
+    with pytest.raises(UsageError, match="exists"):
+        train(tiny_config(birds), run.run)
+
+
+def test_resume__needs_a_run(birds, tmp_path):
+    with pytest.raises(CheckpointError, match="not a training run"):
+        train(tiny_config(birds), tmp_path / "none", resume=True)
+
+
+def test_train__stops_early(birds, tmp_path):
+    result = train(tiny_config(birds, epochs=30, lr=0.0, patience=2), tmp_path / "a")
+    best = json.loads((result.run / "best.json").read_text())["epoch"]
+    assert result.epochs == best + 2
+
+
+def test_train__lists_and_skips_a_corrupt_photo(birds, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(birds, data)
+    victim = next(iter(sorted(data.glob("train/*/*.jpg"))))
+    victim.write_bytes(victim.read_bytes()[:100])
+    config = tiny_config(data, epochs=1).updated({"data": {"val_share": 0.0}}, where="test")
+    result = train(config, tmp_path / "a")
+    assert {item.path for item in result.skipped.items} == {victim.relative_to(data).as_posix()}
+    assert json.loads((tmp_path / "a" / "skipped.json").read_text())
+    strict = config.updated({"data": {"strict": True}}, where="test")
+    with pytest.raises(DataError, match="decode"):
+        train(strict, tmp_path / "b")
+
+
+def test_train__refuses_one_photo_under_two_labels(birds, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(birds, data)
+    first, second, *_ = sorted((data / "train").iterdir())
+    shutil.copy(next(first.glob("*.jpg")), second / "copy.jpg")
+    with pytest.raises(DataError, match="two labels"):
+        train(tiny_config(data), tmp_path / "a")
+
+
+def test_train__refuses_cuda_where_there_is_none(birds, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    with pytest.raises(BackendError, match="CUDA"):
+        train(tiny_config(birds, device="cuda"), tmp_path / "a")
+
+
+def test_run__names_a_damaged_file(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run.run, copy)
+    (copy / "last.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copy).load("last")
+    (copy / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="format None"):
+        Run.open(copy)
+
+
+def test_find_weights__missing_and_offline_names_every_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHASH_WEIGHTS_PATH", str(tmp_path / "mine"))
+    with pytest.raises(WeightsError) as error:
+        find_weights("vit_x", "owner/vit_x", offline=True, note=lambda _: None)
+    for tried in ("weights/vit_x.safetensors", "mine/vit_x.safetensors", "owner/vit_x"):
+        assert tried in (error.value.where or "")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "vit_x.safetensors").touch()
+    found = find_weights("vit_x", None, offline=True, note=lambda _: None)
+    assert found == tmp_path / "mine" / "vit_x.safetensors"
+
+
+def test_load_vit__refuses_pickles_and_incomplete_files(tmp_path):
+    from safetensors.torch import save_file
+
+    vit = create_vit("vit_tiny_patch16_224", crop=32, arguments={"depth": 1})
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(WeightsError, match="pickle"):
+        load_vit(vit, tmp_path / "a.pt")
+    state = {name: value.clone() for name, value in vit.state_dict().items()}
+    del state["blocks.0.attn.qkv.weight"]
+    save_file(state, tmp_path / "b.safetensors")
+    with pytest.raises(WeightsError, match=r"lack 1 .*qkv"):
+        load_vit(vit, tmp_path / "b.safetensors")
+
+
+def test_guidance__from_a_file_checks_the_shape(tmp_path):
+    def embed(source, **settings):
+        config = GuidanceConfig(source=source, **settings)
+        return embed_classes(("a", "b"), config, backbone="vit_tiny", note=lambda _: None)
+
+    np.save(tmp_path / "e.npy", np.eye(2, 5))
+    assert embed(f"file:{tmp_path / 'e.npy'}").vectors.shape == (2, 5)
+    np.save(tmp_path / "e.npy", np.eye(3, 5))
+    with pytest.raises(UsageError, match=r"\(2, E\)"):
+        embed(f"file:{tmp_path / 'e.npy'}")
+    with pytest.raises(UsageError, match="unknown guidance"):
+        embed("magic")
+    with pytest.raises(UsageError, match="class"):
+        embed("none", prompt="a photo")
+    with pytest.raises(WeightsError, match="no sentence encoder"):
+        embed("sentence:no-such-package")
+    assert embed("auto").learned
+
+
+def test_guidance__clip_loads_open_clip_weights_from_a_file(tmp_path, monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-S-32-alt")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "c.safetensors"
+    )
+    config = GuidanceConfig(source=f"clip:ViT-S-32-alt:{tmp_path / 'c.safetensors'}")
+    found = embed_classes(("wren", "robin"), config, backbone="x", note=lambda _: None)
+    tokens = open_clip.get_tokenizer("ViT-S-32-alt")(["a photo of a wren", "a photo of a robin"])
+    with torch.inference_mode():
+        expected = model.eval().encode_text(tokens).numpy()
+    projected = found.vectors @ model.text_projection.detach().numpy()
+    assert np.allclose(projected, expected, atol=1e-4)
+
+
+def test_sampler_and_photos__depend_on_seed_epoch_and_position_alone():
+    sampler = EpochSampler(10, seed=3)
+    first = list(sampler)
+    sampler.epoch = 1
+    assert sorted(i for _, i in first) == list(range(10))
+    assert [i for _, i in first] != [i for _, i in sampler]
+    photo = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
+    photos = TrainingPhotos(
+        [photo, photo],
+        np.array([0, 1]),
+        transform=augmentation(TrainConfig(augment="trivial"), 32),
+        short_side=64,
+        seed=0,
+    )
+    state = torch.get_rng_state()
+    a, label = photos[(0, 1)]
+    assert a.shape == (32, 32, 3)
+    assert a.dtype == torch.uint8
+    assert int(label) == 1
+    assert torch.equal(a, photos[(0, 1)][0])
+    assert not torch.equal(a, photos[(1, 1)][0])
+    assert not torch.equal(a, photos[(0, 0)][0])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_learning_rate__warms_up_and_falls_to_0():
+    config = TrainConfig(epochs=10, warmup_epochs=2)
+    rates = [learning_rate(e / 10, config) for e in range(101)]
+    assert rates[0] < 0.01
+    assert max(rates) == pytest.approx(1, abs=0.01)
+    assert rates[-1] == pytest.approx(0)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_train__decodes_photos_beyond_the_cache_each_epoch(run, birds, tmp_path):
+    config = tiny_config(birds).updated({"data": {"cache_mb": 0}}, where="test")
+    one, two = weights(run.run), weights(train(config, tmp_path / "b").run)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__names_the_corrupt_photo_of_an_unreadable_class(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "d" / "a" / "1.png")
+    (tmp_path / "d" / "b" / "1.png").write_bytes(b"broken")
+    with pytest.raises(DataError):
+        train(tiny_config(tmp_path / "d"), tmp_path / "run")

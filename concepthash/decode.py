@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -40,7 +40,7 @@ def usable_cpus() -> int:
 
 def decode_batches(
     sources: Iterable[Source], spec: Preprocess, *, batch_size: int = 32, threads: int | None = None
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Stream ``sources`` as prepared batches, in order.
 
     Two batches are decoded ahead; nothing more of ``sources`` is read, so it may be endless. A
@@ -52,6 +52,8 @@ def decode_batches(
             return spec(source)
         except ImageError as error:
             return error
+        except Exception as error:  # a lazily loaded image, or one too large for the memory
+            return ImageError(f"cannot prepare: {error or type(error).__name__}")
 
     numbered = enumerate(sources)
     pool = ThreadPoolExecutor(threads or usable_cpus(), thread_name_prefix="decode")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from concepthash.errors import ImageError, UsageError
+from concepthash.errors import ImageError, Skipped, UsageError
 
 Pixels = npt.NDArray[np.uint8]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
@@ -80,20 +80,19 @@ class Preprocess:
 
 def square(image: Image.Image, spec: Preprocess) -> Pixels:
     """Resize the short side and crop the centre of an RGB image: ``(crop, crop, 3)`` uint8."""
-    resized = resize_short(image, spec.resize)
-    left = (resized.width - spec.crop) // 2
-    top = (resized.height - spec.crop) // 2
-    return np.asarray(resized.crop((left, top, left + spec.crop, top + spec.crop)))
+    width, height = resized_size(image.size, spec.resize)
+    left, top = (width - spec.crop) // 2, (height - spec.crop) // 2
+    # Only the crop is computed: an extreme aspect ratio must not need an extreme amount of memory.
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + spec.crop) * x, (top + spec.crop) * y)
+    cropped = image.resize((spec.crop, spec.crop), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(cropped)
 
 
-def resize_short(image: Image.Image, short: int) -> Image.Image:
-    """The image with its short side at ``short`` pixels, aspect kept, bicubic with antialias."""
-    width, height = image.size
-    if min(width, height) == short:
-        return image
-    scale = short / min(width, height)
-    size = (max(short, round(width * scale)), max(short, round(height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Width and height with the short side at ``short`` pixels, aspect kept."""
+    scale = short / min(size)
+    return max(short, round(size[0] * scale)), max(short, round(size[1] * scale))
 
 
 def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
@@ -166,33 +165,40 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
+def find_images(sources: Iterable[str | Path], skipped: Skipped | None = None) -> Iterator[Path]:
     """The image files among ``sources``, folders walked recursively in name order.
 
     A file named explicitly is yielded whatever its suffix. Hidden files and folders below a
-    source are left out; folder links are followed once, so loops end.
+    source are left out; folder links are followed once, so loops end. A folder that cannot be
+    read is recorded in ``skipped`` and left out.
 
     Raises:
         UsageError: if a source does not exist.
     """
+    record = Skipped() if skipped is None else skipped
     for source in map(Path, sources):
         if source.is_dir():
-            yield from _walk(source, set())
+            yield from _walk(source, set(), record)
         elif source.exists():
             yield source
         else:
             raise UsageError("no such file or folder", where=source)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path], skipped: Skipped) -> Iterator[Path]:
     real = folder.resolve()
     if real in seen:
         return
     seen.add(real)
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        skipped.add(folder, error.strerror or error)
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry, seen)
+            yield from _walk(entry, seen, skipped)
         elif is_image(entry):
             yield entry

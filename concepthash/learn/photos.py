@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from concepthash.decode import usable_cpus
 from concepthash.errors import DataError, ImageError, Skipped
-from concepthash.images import open_rgb, resize_short
+from concepthash.images import open_rgb, resized_size
 from concepthash.learn.config import DataConfig, TrainConfig
 from concepthash.learn.report import Reporter
 
@@ -33,7 +34,7 @@ def decode_training(path: Path, short_side: int) -> Tensor:
     """One photo as ``(3, H, W)`` uint8, its short side at most ``short_side``."""
     image = open_rgb(path, short_side=short_side)
     if min(image.size) > short_side:
-        image = resize_short(image, short_side)
+        image = image.resize(resized_size(image.size, short_side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 

@@ -9,14 +9,40 @@ if __name__ != "concepthash.runtime":
     raise ImportError("import concepthash.runtime, not the bare name")
 
 if TYPE_CHECKING:
+    from concepthash.runtime.entries import Damage, Entry, IndexReport, Stats
+    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.hasher import Hashed, Hasher
     from concepthash.runtime.index import HammingIndex, Hits
+    from concepthash.runtime.indexing import index_images
+    from concepthash.runtime.session import Encoded, Session, open_session
 
-__all__ = ["HammingIndex", "Hits"]
+__all__ = [
+    "Damage",
+    "Encoded",
+    "Entry",
+    "Gallery",
+    "HammingIndex",
+    "Hashed",
+    "Hasher",
+    "Hits",
+    "IndexReport",
+    "Session",
+    "Stats",
+    "index_images",
+    "open_session",
+]
 
 # Names are resolved on first use, so that asking for an index does not load a back end.
+_MODULES = {
+    "entries": ("Damage", "Entry", "IndexReport", "Stats"),
+    "gallery": ("Gallery",),
+    "hasher": ("Hashed", "Hasher"),
+    "index": ("HammingIndex", "Hits"),
+    "indexing": ("index_images",),
+    "session": ("Encoded", "Session", "open_session"),
+}
 _HOME = {
-    "HammingIndex": "concepthash.runtime.index",
-    "Hits": "concepthash.runtime.index",
+    name: f"concepthash.runtime.{module}" for module, names in _MODULES.items() for name in names
 }
 
 

@@ -1,0 +1,186 @@
+"""The database of a gallery: its tables, its identity, and how it is opened.
+
+``application_id`` marks the file as a gallery's and ``user_version`` is the format's version, so
+a foreign or newer file is told apart before any table is read. Tables:
+
+- ``meta``: bits, concepts, bit order, model and fingerprint, gallery id, last segment used;
+- ``images``: one row an image; ids are never reused, also not those of removed images;
+- ``batches``: which ids lie where, with a crc32: ids ``first_id ..`` are rows ``first_row ..``;
+- ``tombstones``: ids whose image is gone while its code still lies in a segment.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from concepthash.bundle import BIT_ORDER
+from concepthash.codes import CodeLayout
+from concepthash.errors import GalleryError, UsageError
+from concepthash.runtime.storage import damaged, sync_folder
+
+APPLICATION_ID = 0x43484147  # "CHAG"
+FORMAT_VERSION = 1
+_BUSY_SECONDS = 10.0
+
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE images (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, path NOT NULL UNIQUE, label TEXT,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB NOT NULL)""",
+    "CREATE INDEX images_by_content ON images (sha256)",
+    """CREATE TABLE batches (
+        first_id INTEGER PRIMARY KEY, segment INTEGER NOT NULL, first_row INTEGER NOT NULL,
+        rows INTEGER NOT NULL, crc32 INTEGER NOT NULL)""",
+    "CREATE TABLE tombstones (id INTEGER PRIMARY KEY)",
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a gallery holds.
+
+    Args:
+        layout: of its codes.
+        fingerprint: of the model that made them, 64 hexadecimal digits.
+        model: the bundle's name, for people.
+        gallery: 32 hexadecimal digits of its own, written into every segment.
+    """
+
+    layout: CodeLayout
+    fingerprint: str
+    model: str
+    gallery: str
+
+
+def create(file: Path, identity: Identity) -> None:
+    """Write an empty database; a crash leaves a whole one or none."""
+    aside = file.with_name(f"{file.name}.new")
+    aside.unlink(missing_ok=True)
+    with closing(sqlite3.connect(aside, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = MEMORY")  # nothing beside it that could be left
+        database.execute("BEGIN")
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        for table in _TABLES:
+            database.execute(table)
+        write_identity(database, identity)
+        database.execute("INSERT INTO meta VALUES ('last_segment', '0')")
+        database.execute("COMMIT")
+    for side in ("-wal", "-shm"):  # of a deleted database; SQLite would replay them into this one
+        file.with_name(f"{file.name}{side}").unlink(missing_ok=True)
+    aside.replace(file)
+    sync_folder(file.parent)
+
+
+def new_gallery_id() -> str:
+    """A random gallery id."""
+    return secrets.token_hex(16)
+
+
+def write_identity(database: sqlite3.Connection, identity: Identity) -> None:
+    """Record what the gallery holds, inside the caller's transaction."""
+    values = {
+        "bits": identity.layout.bits,
+        "concepts": identity.layout.concepts,
+        "bit_order": BIT_ORDER,
+        "fingerprint": identity.fingerprint,
+        "model": identity.model,
+        "gallery": identity.gallery,
+    }
+    database.executemany(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in values.items()]
+    )
+
+
+def connect(file: Path, *, write: bool) -> sqlite3.Connection:
+    """The database, opened to read or to write; a reader never changes the file.
+
+    Raises:
+        GalleryError: if the file is no gallery's or of a newer format.
+    """
+    database = _connect(file, "mode=rw" if write else "mode=ro")
+    try:
+        try:
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+        except sqlite3.OperationalError:
+            # A reader in a folder it cannot write has no place for the -shm file. Where no
+            # -wal file has content there is no writer either: read the file as it is.
+            log = file.with_name(f"{file.name}-wal")
+            if write or (log.exists() and log.stat().st_size):
+                raise
+            database.close()
+            database = _connect(file, "mode=ro&immutable=1")
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        _check(application, version, file)
+        if write:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _connect(file: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{file.resolve().as_uri()}?{query}",
+        uri=True,
+        isolation_level=None,
+        timeout=_BUSY_SECONDS,
+        check_same_thread=False,
+    )
+
+
+def _check(application: int, version: int, file: Path) -> None:
+    if application != APPLICATION_ID:
+        raise _foreign(file)
+    if version != FORMAT_VERSION:
+        raise GalleryError(
+            f"gallery format {version} is not the one this version reads ({FORMAT_VERSION})",
+            where=file,
+            hint="pip install --upgrade concepthash, or chash index PHOTOS --rebuild",
+        )
+
+
+def _foreign(file: Path) -> GalleryError:
+    return GalleryError(
+        "an SQLite file, but not a gallery's",
+        where=file,
+        hint="give another place: chash index PHOTOS --out ANOTHER.chg",
+    )
+
+
+def refuse_foreign(file: Path) -> None:
+    """Make sure that a file about to be deleted is not some other program's database.
+
+    Raises:
+        GalleryError: if it is readable and not a gallery's.
+    """
+    if not file.exists() or not file.stat().st_size:
+        return
+    with closing(_connect(file, "mode=ro&immutable=1")) as database, suppress(sqlite3.Error):
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID:
+            raise _foreign(file)
+
+
+def read_identity(database: sqlite3.Connection, file: Path) -> Identity:
+    """What the gallery says it holds.
+
+    Raises:
+        GalleryError: if the record is incomplete.
+    """
+    meta = dict(database.execute("SELECT key, value FROM meta"))
+    try:
+        if meta["bit_order"] != BIT_ORDER:
+            raise UsageError(f"unknown bit order {meta['bit_order']!r}")
+        layout = CodeLayout(int(meta["bits"]), int(meta["concepts"]))
+        bytes.fromhex(meta["gallery"])
+        return Identity(layout, meta["fingerprint"], meta["model"], meta["gallery"])
+    except (KeyError, ValueError, UsageError) as error:
+        raise damaged(f"the gallery's record of itself is damaged: {error}", file) from None

@@ -1,0 +1,145 @@
+"""What a store on disk needs of its platform: one writer at a time, and errors that help."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from concepthash.errors import GalleryError, GalleryLocked
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR = 1 << 30  # the lock lies beyond the text, which stays readable
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_NAMING_SECONDS = 0.05
+"""What a writer needs at most from taking the lock to writing its process id."""
+
+
+@contextmanager
+def writer_lock(file: Path) -> Iterator[None]:
+    """Hold ``file`` as the only writer; the system lets go when the process ends, however it ends.
+
+    The file stays, with the process id of the last writer: deleting it would let two in.
+
+    Raises:
+        GalleryLocked: if another writer holds it, in this process or another.
+        GalleryError: if the file cannot be written.
+    """
+    with storage_errors(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise
+            time.sleep(_NAMING_SECONDS)
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            raise GalleryLocked(
+                f"process {holder} is writing to this gallery",
+                where=file,
+                hint=f"wait until it has finished; ps -p {holder} shows what it is",
+            ) from None
+        with storage_errors(file):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn what the system or SQLite reports inside the block into a GalleryError on ``where``."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _from_sqlite(error, where) from error
+    except OSError as error:
+        raise _from_system(error, where) from error
+
+
+def disk_full(where: Path) -> GalleryError:
+    """The error of a full disk."""
+    return GalleryError(
+        "the disk is full; everything committed before is safe",
+        where=where,
+        hint="free some space (df -h) and run the same command again: it continues",
+    )
+
+
+def read_only(where: Path) -> GalleryError:
+    """The error of a folder that cannot be written."""
+    return GalleryError(
+        "the gallery cannot be written: permission denied or a read-only file system",
+        where=where,
+        hint=f"chmod -R u+w {where.parent}, or give another place with --out",
+    )
+
+
+def _from_system(error: OSError, where: Path) -> GalleryError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(where)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return read_only(where)
+    return GalleryError(f"the system reports: {error.strerror or error}", where=where)
+
+
+def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
+    if code == sqlite3.SQLITE_FULL:
+        return disk_full(where)
+    if code == sqlite3.SQLITE_READONLY:
+        return read_only(where)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return GalleryLocked("the database is busy", where=where, hint="run the command again")
+    if code == sqlite3.SQLITE_CONSTRAINT:
+        return GalleryError(
+            f"the gallery refused the change: {error}",
+            where=where,
+            hint="a path can be in a gallery once: remove it first, or update its entry",
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return GalleryError(
+            "the database cannot be opened, nor the -wal and -shm files beside it",
+            where=where,
+            hint=f"check that the folder can be read and written: ls -la {where.parent}",
+        )
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return damaged(f"the database is damaged: {error}", where)
+    return GalleryError(f"the database reports: {error}", where=where)
+
+
+def damaged(what: str, where: Path) -> GalleryError:
+    """The error of a file whose content is not what was committed."""
+    return GalleryError(
+        what, where=where, hint="restore it from a backup, or chash index PHOTOS --rebuild"
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in ``folder`` last through a power cut, where the system can."""
+    with suppress(OSError):  # some file systems, and Windows, cannot sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,349 @@
+"""Indexing: after any change on disk, the gallery is what indexing from scratch would give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_bundle import tiny_bundle, tiny_codes
+
+from concepthash.errors import GalleryError, GalleryLocked, MismatchError, UsageError
+from concepthash.images import Source
+from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.hasher import Hasher
+from concepthash.runtime.indexing import IndexReport, index_images
+
+
+class Watched(Hasher):
+    """A hasher that notes which files it was asked for."""
+
+    hashed: list[str]
+
+    def hash(self, sources: Iterable[Source], *, strict: bool = False):
+        self.hashed = []
+
+        def noted():
+            for source in sources:
+                self.hashed.append(Path(str(source)).name)
+                yield source
+
+        return super().hash(noted(), strict=strict)
+
+
+@pytest.fixture(scope="module")
+def hasher(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    return Watched(tiny_bundle(tmp_path_factory.mktemp("bundle")), threads=1, batch_size=4)
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def draw(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(number)).save(path, "png")
+
+
+def touch(path: Path, later: int = 1) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + later * 10**9))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Seven photos: two a class, one outside the classes."""
+    for number, name in enumerate(
+        ["wren/a", "wren/b", "finch/c", "finch/d", "owl/e", "owl/f", "g"]
+    ):
+        draw(tmp_path / "photos" / f"{name}.png", number)
+    return tmp_path / "photos"
+
+
+def counts(report: IndexReport) -> dict[str, int]:
+    values = report.to_json()
+    values["skipped"] = len(values["skipped"])
+    del values["seconds"]
+    return {name: count for name, count in values.items() if count}
+
+
+def content(gallery: Path) -> dict[str, tuple[str | None, bytes, str]]:
+    """Name of each image -> label, code and hash; the store's own checks passed."""
+    with Gallery.open(gallery) as opened:
+        opened.verify()
+        return {
+            entry.path.name: (entry.label, opened.code(entry.id).tobytes(), entry.sha256)
+            for entry in opened.entries()
+        }
+
+
+def ids(gallery: Path) -> dict[str, int]:
+    with Gallery.open(gallery) as opened:
+        return {entry.path.name: entry.id for entry in opened.entries()}
+
+
+def code(number: int) -> bytes:
+    return tiny_codes(pixels(number)[None]).tobytes()
+
+
+def test_index__a_folder(photos: Path, tmp_path: Path, hasher: Watched) -> None:
+    path = tmp_path / "g.chg"
+    report = index_images(photos, path, hasher, commit_every=3)
+    assert counts(report) == {"added": 7}
+    assert str(report) == "7 new, 0 unchanged"
+    found = content(path)
+    assert {name: label for name, (label, _, _) in found.items()} == {
+        "a.png": "wren",
+        "b.png": "wren",
+        "c.png": "finch",
+        "d.png": "finch",
+        "e.png": "owl",
+        "f.png": "owl",
+        "g.png": None,
+    }
+    assert [found[f"{name}.png"][1] for name in "abcdefg"] == [code(n) for n in range(7)]
+    with Gallery.open(path) as gallery:
+        assert gallery.fingerprint == hasher.fingerprint
+        assert gallery.model == "tiny-0"
+
+
+def test_index__again_does_nothing(photos: Path, tmp_path: Path, hasher: Watched) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    before = content(path), ids(path)
+    report = index_images([str(photos)], path, hasher)
+    assert counts(report) == {"unchanged": 7}
+    assert hasher.hashed == []
+    assert (content(path), ids(path)) == before
+
+
+def test_index__does_only_what_is_left(photos: Path, tmp_path: Path, hasher: Watched) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    before = ids(path)
+    touch(photos / "wren" / "a.png")  # same content
+    draw(photos / "wren" / "b.png", 20)  # new content
+    touch(photos / "wren" / "b.png", 2)
+    (photos / "finch" / "c.png").rename(photos / "owl" / "moved.png")
+    (photos / "finch" / "d.png").unlink()
+    draw(photos / "owl" / "new.png", 21)
+    shutil.copy(photos / "owl" / "e.png", photos / "twin.png")
+
+    expected = {"added": 2, "changed": 1, "moved": 1, "removed": 1, "unchanged": 4}
+    stored = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert counts(index_images([photos], path, hasher, dry_run=True)) == expected
+    for file, data in stored.items():
+        assert file.read_bytes() == data
+
+    report = index_images([photos], path, hasher)
+    assert counts(report) == expected
+    assert sorted(hasher.hashed) == ["b.png", "new.png"]
+    after, found = ids(path), content(path)
+    assert after["a.png"] == before["a.png"]
+    assert after["moved.png"] == before["c.png"]
+    assert found["moved.png"][:2] == ("owl", code(2))
+    assert after["b.png"] > max(before.values())
+    assert found["b.png"][1] == code(20)
+    assert found["twin.png"][:2] == (None, code(4))
+    assert "d.png" not in found
+    assert counts(index_images([photos], path, hasher)) == {"unchanged": 8}
+
+
+def test_index__copies_are_hashed_once(photos: Path, tmp_path: Path, hasher: Watched) -> None:
+    for number in range(3):
+        shutil.copy(photos / "g.png", photos / "owl" / f"copy{number}.png")
+    index_images([photos], tmp_path / "g.chg", hasher, commit_every=2)
+    found = content(tmp_path / "g.chg")
+    assert len(found) == 10
+    assert {found[f"copy{n}.png"][:2] for n in range(3)} == {("owl", code(6))}
+    assert len(hasher.hashed) == 7
+
+
+def test_index__broken_photos_are_listed_and_tried_again(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+    whole = (photos / "owl" / "e.png").read_bytes()
+    (photos / "owl" / "e.png").write_bytes(whole[:100])
+    (photos / "link.png").symlink_to("nowhere.png")
+    report = index_images([photos], path, hasher)
+    assert counts(report) == {"added": 6, "skipped": 2}
+    reasons = {Path(skip.path).name: skip.reason for skip in report.skipped.items}
+    assert reasons["link.png"] == "a link to nothing"
+    assert "cannot decode" in reasons["e.png"]
+    assert counts(index_images([photos], path, hasher)) == {"unchanged": 6, "skipped": 2}
+    (photos / "owl" / "e.png").write_bytes(whole)
+    assert counts(index_images([photos], path, hasher))["added"] == 1
+    (photos / "owl" / "e.png").write_bytes(whole[:99])
+    report = index_images([photos], path, hasher)
+    assert counts(report) == {"unchanged": 6, "removed": 1, "skipped": 2}
+    assert "e.png" not in content(path)
+
+
+def test_index__prunes_only_below_its_sources(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    (photos / "wren" / "a.png").unlink()
+    (photos / "owl" / "e.png").unlink()
+    assert counts(index_images([photos], path, hasher, prune=False)) == {"unchanged": 5}
+    report = index_images([photos / "owl"], path, hasher)
+    assert counts(report) == {"unchanged": 1, "removed": 1}
+    assert set(content(path)) == {"a.png", "b.png", "c.png", "d.png", "f.png", "g.png"}
+    assert content(path)["f.png"][0] == "owl"  # a label once known is kept
+    index_images([photos], path, hasher)
+    assert "a.png" not in content(path)
+
+
+def test_index__single_files_and_overlapping_sources(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+    odd = tmp_path / "no-suffix"
+    draw(odd, 30)
+    sources = [photos / "owl" / "e.png", photos / "owl", photos, odd]
+    assert counts(index_images(sources, path, hasher)) == {"added": 8}
+    assert content(path)["no-suffix"] == (None, code(30), content(path)["no-suffix"][2])
+    assert counts(index_images([photos], path, hasher)) == {"relabelled": 2, "unchanged": 5}
+    assert content(path)["e.png"][0] == "owl"
+    odd.unlink()
+    with pytest.raises(UsageError, match="no such file"):
+        index_images([photos, odd], path, hasher)
+
+
+def test_index__labels_from_a_table(
+    photos: Path, tmp_path: Path, hasher: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "g.chg"
+    monkeypatch.chdir(photos)
+    table = {"wren/a.png": "Troglodytes", str(photos / "g.png"): "Strix"}
+    index_images(["."], path, hasher, label_from=table)
+    labels = {name: label for name, (label, _, _) in content(path).items() if label}
+    assert labels == {"a.png": "Troglodytes", "g.png": "Strix"}
+    assert counts(index_images(["."], path, hasher, label_from=None)) == {"unchanged": 7}
+    report = index_images(["."], path, hasher, label_from={"g.png": "owl"})
+    assert counts(report) == {"relabelled": 1, "unchanged": 6}
+    assert content(path)["g.png"][0] == "owl"
+
+
+def test_index__another_model_is_refused_or_replaces(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    other = Watched(tiny_bundle(tmp_path, bits=24, concepts=3, seed=1), threads=1)
+    for dry_run in (False, True):
+        with pytest.raises(MismatchError, match="tiny-0"):
+            index_images([photos], path, other, dry_run=dry_run)
+    Gallery.open(path, write=True).close()  # the refusal let go of the lock
+    assert counts(index_images([photos], path, other, rebuild=True, dry_run=True)) == {"added": 7}
+    assert content(path)["a.png"][1] == code(0)
+    assert counts(index_images([photos], path, other, rebuild=True)) == {"added": 7}
+    assert content(path)["a.png"][1] == tiny_codes(pixels(0)[None], bits=24, seed=1).tobytes()
+    assert min(ids(path).values()) == 8
+    assert counts(index_images([photos], path, other)) == {"unchanged": 7}
+    assert [file.name for file in (path / "segments").iterdir()] == ["000002.codes"]
+
+
+def test_index__a_damaged_gallery_is_rebuilt_when_asked(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    expected = content(path)
+    os.truncate(path / "segments" / "000001.codes", 65)
+    with pytest.raises(GalleryError, match="truncated"):
+        index_images([photos], path, hasher)
+    index_images([photos], path, hasher, rebuild=True)
+    assert content(path) == expected
+    (path / "gallery.sqlite").write_bytes(b"noise" * 1000)
+    index_images([photos], path, hasher, rebuild=True)
+    assert content(path) == expected
+    with Gallery.open(path, write=True), pytest.raises(GalleryLocked):
+        index_images([photos], path, hasher, rebuild=True)
+
+
+def test_index__an_interrupted_run_is_continued(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    path = tmp_path / "g.chg"
+
+    def interrupts(report: IndexReport) -> None:
+        if report.added == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_images([photos], path, hasher, commit_every=2, progress=interrupts)
+    assert len(content(path)) == 5
+    seen: list[int] = []
+    report = index_images([photos], path, hasher, progress=lambda r: seen.append(r.seen))
+    assert counts(report) == {"added": 2, "unchanged": 5}
+    assert len(hasher.hashed) == 2
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert [content(path)[f"{name}.png"][1] for name in "abcdefg"] == [code(n) for n in range(7)]
+
+
+def test_index__a_dry_run_of_nothing_yet(photos: Path, tmp_path: Path, hasher: Watched) -> None:
+    report = index_images([photos], tmp_path / "g.chg", hasher, dry_run=True)
+    assert counts(report) == {"added": 7}
+    assert not (tmp_path / "g.chg").exists()
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["draw", "break", "move", "copy", "unlink", "touch", "swap", "index"]),
+        st.integers(0, 5),
+        st.integers(0, 5),
+    ),
+    max_size=14,
+)
+
+
+@given(EDITS)
+@settings(max_examples=25, deadline=None)
+def test_index__any_edits_end_as_if_from_scratch(
+    hasher: Watched, edits: list[tuple[str, int, int]]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        photos = Path(name) / "photos"
+        files = [photos / folder / f"{n}{folder}.png" for folder in "pq" for n in range(3)]
+        for clock, (edit, a, b) in enumerate([*edits, ("index", 0, 0)]):
+            photos.mkdir(exist_ok=True)
+            edit_files(edit, files[a], files[b], number=a, clock=clock)
+            if edit == "index":
+                index_images([photos], Path(name) / "g.chg", hasher, commit_every=1 + b)
+        index_images([photos], Path(name) / "scratch.chg", hasher)
+        assert content(Path(name) / "g.chg") == content(Path(name) / "scratch.chg")
+
+
+def edit_files(edit: str, a: Path, b: Path, *, number: int, clock: int) -> None:
+    """One change on disk; times move on by a second a step, as they do outside of tests."""
+    if edit == "draw":
+        draw(a, number)
+    elif edit == "break":
+        a.parent.mkdir(parents=True, exist_ok=True)
+        a.write_bytes(b"broken" * (1 + number))
+    elif edit in ("move", "copy", "swap", "unlink", "touch") and a.exists():
+        b.parent.mkdir(parents=True, exist_ok=True)
+        if edit == "move":
+            a.rename(b)
+        elif edit == "copy" and a != b:
+            shutil.copy(a, b)
+        elif edit == "swap" and b.exists() and a != b:
+            aside = a.with_suffix(".aside")
+            a.rename(aside)
+            b.rename(a)
+            aside.rename(b)
+        elif edit == "unlink":
+            a.unlink()
+    for file in {a, b}:
+        if edit not in ("index", "unlink") and file.exists():
+            touch(file, 1000 + clock)

@@ -1,0 +1,179 @@
+"""``export_bundle``: from a training run to a bundle that has proved to be the same model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from concepthash.bundle import MODEL, SUFFIX, Bundle, Manifest, fingerprint, write_bundle
+from concepthash.codes import Codes
+from concepthash.datasets import Split
+from concepthash.decode import decode_batches
+from concepthash.errors import DataError, Skipped, UsageError
+from concepthash.export.graph import write_onnx
+from concepthash.export.parity import Parity, compare, gate
+from concepthash.learn.checkpoint import Run
+from concepthash.learn.hashing import hash_split
+from concepthash.learn.report import Reporter, Silent
+from concepthash.learn.train import read_dataset
+from concepthash.runtime.session import open_session
+
+FORMATS = ("onnx",)
+SAMPLE = 256
+"""Training photos on which an artefact is compared with the network."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle that passed its gate.
+
+    Args:
+        bundle: its folder.
+        artifacts: the model files in it.
+        parity: how the exported graph compares with the network.
+        skipped: sample photos that could not be read.
+    """
+
+    bundle: Path
+    artifacts: tuple[str, ...]
+    parity: Parity
+    skipped: Skipped
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values, schema ``chash.export/1``."""
+        return {
+            "schema": "chash.export/1",
+            "bundle": str(self.bundle),
+            "artifacts": list(self.artifacts),
+            "parity": self.parity.to_json(),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.parity}, PASS\n{self.bundle}: {', '.join(self.artifacts)}"
+
+
+def export_bundle(
+    run_path: Path,
+    out: Path | None = None,
+    *,
+    checkpoint: str | None = None,
+    force: bool = False,
+    sample: int = SAMPLE,
+    reporter: Reporter | None = None,
+) -> ExportResult:
+    """Export a run to ``out`` and check it against the network on real photos.
+
+    Args:
+        run_path: a run folder of :func:`concepthash.learn.train.train`.
+        out: the bundle to write; by default ``RUN.chb`` beside the run.
+        checkpoint: best or last; by default best where a validation chose one.
+        force: replace an existing bundle.
+        sample: how many training photos the comparison uses.
+        reporter: told what goes on.
+
+    Raises:
+        CheckpointError: if the run cannot be read.
+        UsageError: if ``out`` exists and not ``force``.
+        DataError: if the run's training photos are gone.
+        GateError: if the exported graph gives other codes; nothing is written.
+    """
+    tell = reporter or Silent()
+    run = Run.open(run_path)
+    which = checkpoint or run.which()
+    target = out or run_path.with_name(run_path.name + SUFFIX)
+    if target.exists() and not force:
+        raise UsageError("the bundle exists already", where=target, hint="--force replaces it")
+    model = run.load(which)
+    tell.note(f"export: {run_path}, {which} checkpoint")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        path = Path(folder) / MODEL
+        write_onnx(model, path, crop=run.preprocess.crop)
+        tell.note(f"export: wrote ONNX, {path.stat().st_size / 2**20:.1f} MiB")
+        skipped = Skipped()
+        parity = _check(run, model, path, sample, skipped, tell)
+        gate(parity, where=run_path)
+        bundle = _write(run, which, path, target, parity, force)
+    return ExportResult(bundle.path, (MODEL,), parity, skipped)
+
+
+def _check(
+    run: Run, model: Any, onnx: Path, sample: int, skipped: Skipped, tell: Reporter
+) -> Parity:
+    data = read_dataset(run.config.data, seed=run.config.train.seed)
+    count = min(sample, len(data.train))
+    chosen = np.linspace(0, len(data.train) - 1, count).round().astype(int)
+    split = data.train.select(chosen.tolist())
+    reference = hash_split(
+        model,
+        data.root,
+        split,
+        run.preprocess,
+        skipped=skipped,
+        reporter=tell,
+        stage="hashing with torch",
+    )
+    if len(reference.codes) < 2:
+        raise DataError(
+            "the training photos cannot be read, so the export cannot be checked",
+            where=data.root,
+            hint="bring them back to where they were, then chash export again",
+        )
+    session = open_session(onnx, device="cpu")
+    codes = np.concatenate(list(_codes(session, run, data.root, split, tell)))
+    return compare(
+        codes,
+        reference.logits,
+        reference.codes,
+        reference.labels,
+        layout=run.layout,
+        backend=session.backend,
+    )
+
+
+def _codes(session: Any, run: Run, root: Path, split: Split, tell: Reporter) -> Iterator[Codes]:
+    done = 0
+    for batch in decode_batches((root / p for p in split.paths), run.preprocess):
+        if batch.positions:
+            yield session.codes(batch.pixels)
+        done += len(batch.positions) + len(batch.failed)
+        tell.progress("hashing with onnxruntime", done, len(split))
+
+
+def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force: bool) -> Bundle:
+    progress = json.loads((run.path / f"{which}.json").read_text(encoding="utf-8"))
+    evaluation = run.path / "eval.json"
+    report = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
+    kept = ("map", "map_at_r", "precision", "recall", "per_concept_map", "protocol")
+    config = run.config.to_json()
+    config["data"]["root"] = Path(run.config.data.root).name  # no paths of the training machine
+    config["model"]["weights"] = Path(run.config.model.weights).name
+    manifest = Manifest(
+        name=target.name.removesuffix(SUFFIX),
+        bits=run.layout.bits,
+        concepts=run.layout.concepts,
+        preprocessing=run.preprocess.to_json(),
+        fingerprint=fingerprint(run.weights_sha256(which), run.preprocess, run.layout),
+        backbone=run.config.model.backbone,
+        class_names=run.class_names,
+        concept_names=tuple(f"concept {m}" for m in range(run.layout.concepts)),
+        training={
+            "checkpoint": which,
+            **progress,
+            "guidance": run.record["guidance"],
+            "versions": run.record["versions"],
+            "config": config,
+        },
+        metrics={key: report[key] for key in kept if key in report},
+    )
+    files: dict[str, Path | bytes] = {
+        MODEL: onnx,
+        "parity.json": (json.dumps(parity.to_json(), indent=2) + "\n").encode(),
+    }
+    return write_bundle(target, manifest, files, replace=force)

@@ -1,0 +1,82 @@
+"""The exported graph: uint8 photos in; packed codes, logits and concept maps out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from concepthash.learn.model import ConceptHash
+
+OPSET = 20
+INPUT = "image"
+OUTPUTS = ("codes", "logits", "attention")
+
+
+class Graph(nn.Module):
+    """A trained network as the graph of design section 4, its concept tokens made constant.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: ConceptHash) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.head = model.head
+        with torch.no_grad():  # the tokens do not depend on the image
+            self.register_buffer("concepts", model.concepts().clone())
+        self.register_buffer("powers", torch.tensor([128.0, 64, 32, 16, 8, 4, 2, 1]))
+        self.concepts: Tensor
+        self.powers: Tensor
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, H, W, 3)`` uint8 to codes ``(B, K/8)``, logits ``(B, K)``, maps ``(B, M, h, w)``.
+
+        Packing is a product with the powers of two: exact in float32, and every runtime has it.
+        """
+        features, maps = self.encoder(image, self.concepts)
+        logits = self.head(features)
+        bits = (logits > 0).to(logits.dtype).unflatten(-1, (-1, 8))
+        return (bits @ self.powers).to(torch.uint8), logits, maps
+
+
+def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
+    """Export ``model`` to one ONNX file with a dynamic batch.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        path: the file to write; weights inside.
+        crop: input side, pixels.
+    """
+    example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            Graph(model).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path, external_data=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks on its own passes are of no use to the user."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+from tiny_run import drawn_birds, tiny_config  # noqa: E402
+
+from concepthash.bundle import Bundle  # noqa: E402
+from concepthash.codes import CodeLayout, pack  # noqa: E402
+from concepthash.errors import DataError, GateError, UsageError  # noqa: E402
+from concepthash.export.bundle import export_bundle  # noqa: E402
+from concepthash.export.graph import Graph  # noqa: E402
+from concepthash.export.parity import compare, gate  # noqa: E402
+from concepthash.learn.checkpoint import Run  # noqa: E402
+from concepthash.learn.train import train  # noqa: E402
+from concepthash.runtime.session import open_session  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    data = drawn_birds(folder / "data")
+    train(tiny_config(data), folder / "run")
+    return folder / "run", export_bundle(folder / "run", sample=9)
+
+
+def test_export__bundle_is_the_network_in_every_bit(exported):
+    run_path, result = exported
+    assert result.parity.images == 9
+    assert result.parity.bits_flipped == 0
+    assert result.parity.top10_overlap == 1
+    assert result.parity.map_delta == 0
+    bundle = Bundle.open(result.bundle)
+    bundle.verify()
+    assert bundle.manifest.layout == CodeLayout(16, 2)
+    assert bundle.manifest.metrics["map"]["expected"] > 0
+    assert json.loads(bundle.file("parity.json").read_text())["images"] == 9
+    assert str(run_path.parent) not in (bundle.path / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_export__graph_gives_the_network_s_outputs_at_any_batch(exported, batch):
+    run_path, result = exported
+    pixels = np.random.default_rng(batch).integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
+    encoded = open_session(result.bundle / "model.onnx", device="cpu").run(pixels)
+    with torch.inference_mode():
+        output = Run.open(run_path).load()(torch.from_numpy(pixels))
+    assert np.array_equal(encoded.codes, pack(encoded.logits))
+    assert np.allclose(encoded.logits, output.logits.numpy(), atol=1e-4)
+    assert np.allclose(encoded.attention, output.maps.numpy(), atol=1e-5)
+
+
+def test_export__codes_do_not_depend_on_batch_mates(exported):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), dtype=np.uint8)
+    session = open_session(exported[1].bundle / "model.onnx", device="cpu")
+    alone = np.concatenate([session.codes(pixels[i : i + 1]) for i in range(8)])
+    assert np.array_equal(session.codes(pixels), alone)
+
+
+def test_graph__packs_as_numpy_does(exported):
+    graph = Graph(Run.open(exported[0]).load())
+    with torch.inference_mode():
+        codes, logits, _ = graph(torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8))
+    assert np.array_equal(codes.numpy(), pack(logits.numpy()))
+
+
+def test_export__never_replaces_a_bundle_unasked(exported):
+    with pytest.raises(UsageError, match="exists"):
+        export_bundle(exported[0])
+
+
+def test_export__a_failed_gate_writes_nothing(exported, tmp_path, monkeypatch):
+    """The fault is injected: a graph whose head is another one's."""
+
+    def wrong(model, path, *, crop):
+        with torch.no_grad():
+            model.head.hash.weight.neg_()
+        original(model, path, crop=crop)
+        with torch.no_grad():
+            model.head.hash.weight.neg_()
+
+    from concepthash.export import bundle as module
+
+    original = module.write_onnx
+    monkeypatch.setattr(module, "write_onnx", wrong)
+    with pytest.raises(GateError, match="bits flipped"):
+        export_bundle(exported[0], tmp_path / "bad.chb", sample=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export__says_when_the_training_photos_are_gone(exported, tmp_path):
+    data = drawn_birds(tmp_path / "data")
+    train(tiny_config(data, epochs=1), tmp_path / "run")
+    for photo in data.glob("train/*/*.jpg"):
+        photo.unlink()
+        photo.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read"):
+        export_bundle(tmp_path / "run", sample=4)
+
+
+def test_compare__counts_flips_margins_and_ranks():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((20, 16)).astype(np.float32)
+    labels = np.arange(20) % 4
+    layout = CodeLayout(16, 2)
+    reference = pack(logits)
+    same = compare(reference, logits, reference, labels, layout=layout, backend="x")
+    assert (same.bits_flipped, same.largest_margin, same.top10_overlap) == (0, 0, 1)
+    gate(same, where="here")
+    changed = logits.copy()
+    changed[3, 12] *= -1
+    parity = compare(pack(changed), logits, reference, labels, layout=layout, backend="x")
+    assert parity.bits_flipped == pytest.approx(1 / 320)
+    assert parity.per_concept == (0, pytest.approx(1 / 160))
+    assert parity.largest_margin == pytest.approx(abs(logits[3, 12]))
+    with pytest.raises(GateError, match="nothing was written"):
+        gate(parity, where="here")

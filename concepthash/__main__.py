@@ -1,0 +1,6 @@
+"""``python -m concepthash`` is ``chash``."""
+
+from concepthash.cli.main import run
+
+if __name__ == "__main__":
+    run()

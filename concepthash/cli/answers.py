@@ -1,0 +1,211 @@
+"""Queries and their hits, as a table, as lines and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from concepthash.cli.output import skipped_json
+from concepthash.codes import to_hex
+from concepthash.errors import Skipped
+from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.hasher import Hasher
+
+SCHEMA = "chash.query/1"
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One image that was found; ``per_concept`` are plain Hamming distances."""
+
+    rank: int
+    id: int
+    path: str
+    label: str | None
+    distance: int
+    per_concept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One image that was asked for: its code in hexadecimal, and its hits, nearest first."""
+
+    path: str
+    code: str
+    hits: tuple[Hit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a gallery answered.
+
+    Args:
+        queries: those that could be read.
+        skipped: those that could not.
+        concept_names: of the model.
+        sub_bits: bits of a concept, the largest distance of one.
+        backend: what hashed them.
+        gallery, model: what was asked.
+    """
+
+    queries: tuple[Query, ...]
+    skipped: Skipped
+    concept_names: tuple[str, ...]
+    sub_bits: int
+    backend: str
+    gallery: str
+    model: str
+
+    @property
+    def found(self) -> int:
+        """Hits of all queries."""
+        return sum(len(query.hits) for query in self.queries)
+
+    def to_json(self) -> dict[str, Any]:
+        """Schema ``chash.query/1``."""
+        return {
+            "schema": SCHEMA,
+            "queries": [query.to_json() for query in self.queries],
+            "backend": self.backend,
+            "gallery": self.gallery,
+            "model": self.model,
+            "concept_names": list(self.concept_names),
+            "skipped": skipped_json(self.skipped),
+        }
+
+    def lines(self, form: str, *, unicode: bool) -> Iterator[str]:
+        """The answers line by line.
+
+        Args:
+            form: table, tsv (one line a hit), jsonl (one line a query) or paths.
+            unicode: whether a table may draw its bars.
+        """
+        if form == "jsonl":
+            yield from (json.dumps(query.to_json()) for query in self.queries)
+        elif form == "paths":
+            yield from (hit.path for query in self.queries for hit in query.hits)
+        elif form == "tsv":
+            yield from self._tsv()
+        else:
+            for number, query in enumerate(self.queries):
+                yield from [""] * (number > 0)
+                yield from self._table(query, unicode=unicode)
+
+    def _tsv(self) -> Iterator[str]:
+        heads = [f"concept_{m}" for m in range(len(self.concept_names))]
+        yield "\t".join(["query", "rank", "id", "distance", *heads, "label", "path"])
+        for query in self.queries:
+            for hit in query.hits:
+                numbers = [hit.rank, hit.id, hit.distance, *hit.per_concept]
+                cells = [query.path, *map(str, numbers), hit.label or "", hit.path]
+                yield "\t".join(_plain(cell) for cell in cells)
+
+    def _table(self, query: Query, *, unicode: bool) -> Iterator[str]:
+        yield f"{query.path}  {query.code}"
+        if not query.hits:
+            yield "  no hit"
+            return
+        rows = [["rank", "dist", *self._heads(), "label", "path"]]
+        for hit in query.hits:
+            parts = [self._cell(d, unicode=unicode) for d in hit.per_concept]
+            label = "-" if hit.label is None else hit.label
+            rows.append([str(hit.rank), str(hit.distance), *parts, label, hit.path])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        numeric = 2 + len(self.concept_names)
+        for row in rows:
+            cells = [
+                cell.rjust(width) if place < numeric else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield ("  " + "  ".join(cells)).rstrip()
+
+    def _heads(self) -> list[str]:
+        return [
+            f"c{m}" if name == f"concept {m}" else name for m, name in enumerate(self.concept_names)
+        ]
+
+    def _cell(self, distance: int, *, unicode: bool) -> str:
+        if not unicode:
+            return str(distance)
+        height = -(-distance * (len(_BARS) - 1) // self.sub_bits)  # any difference is seen
+        return f"{distance} {_BARS[height]}"
+
+
+def answer(
+    gallery: Gallery,
+    hasher: Hasher,
+    sources: Sequence[Path],
+    *,
+    k: int,
+    concepts: list[int] | None,
+    weights: list[int] | None,
+    radius: int | None,
+    progress: Callable[[int], None],
+) -> Answers:
+    """Hash ``sources`` and search each in the gallery.
+
+    Args:
+        gallery: open to read, of the hasher's code space.
+        hasher: of the bundle.
+        sources: photos.
+        k, concepts, weights, radius: see :meth:`concepthash.runtime.HammingIndex.search`.
+        progress: called with how many photos are hashed.
+
+    Raises:
+        UsageError: for a search argument out of range.
+        GalleryError: if the gallery cannot be read.
+    """
+    import numpy as np
+
+    index = gallery.index()
+    skipped = Skipped()
+    read: list[Path] = []
+    codes = [np.empty((0, gallery.layout.nbytes), np.uint8)]
+    for done, (source, hashed) in enumerate(zip(sources, hasher.hash(sources), strict=True), 1):
+        if hashed.code is None:
+            skipped.add(source, hashed.error.what if hashed.error else "unreadable")
+        else:
+            read.append(source)
+            codes.append(hashed.code[None])
+        progress(done)
+    found = np.concatenate(codes)
+    hits = index.search(found, k=k, concepts=concepts, weights=weights, radius=radius)
+    rows = zip(read, found, hits.ids, hits.distances, hits.per_concept, strict=True)
+    queries = [
+        Query(str(source), to_hex(code), tuple(_hits(gallery, ids, distances, parts)))
+        for source, code, ids, distances, parts in rows
+    ]
+    manifest = hasher.bundle.manifest
+    return Answers(
+        queries=tuple(queries),
+        skipped=skipped,
+        concept_names=manifest.concept_names,
+        sub_bits=gallery.layout.sub_bits,
+        backend=hasher.backend,
+        gallery=str(gallery.path),
+        model=str(hasher.bundle.path),
+    )
+
+
+def _hits(gallery: Gallery, ids: Any, distances: Any, parts: Any) -> Iterator[Hit]:
+    for rank, (number, distance) in enumerate(
+        zip(ids.tolist(), distances.tolist(), strict=True), 1
+    ):
+        if number < 0:
+            return
+        entry = gallery.entry(number)
+        per_concept = tuple(parts[rank - 1].tolist())
+        yield Hit(rank, number, str(entry.path), entry.label, distance, per_concept)
+
+
+def _plain(cell: str) -> str:
+    """A cell without what separates cells and lines."""
+    return cell.replace("\t", " ").replace("\n", " ")

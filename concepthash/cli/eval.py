@@ -1,0 +1,136 @@
+"""``chash eval``: how well a run, a bundle or codes on disk retrieve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concepthash.cli import options
+from concepthash.cli.kinds import kind_of
+from concepthash.cli.options import setting, switch
+from concepthash.cli.output import Output
+from concepthash.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from concepthash.cli.measure import Measured
+    from concepthash.evaluation import ClassScore
+
+EXAMPLES = (
+    "chash eval runs/cub                 a run, on the data it was trained on",
+    "chash eval cub.chb --data CUB_200_2011/",
+    "chash eval database.npz queries.npz codes, whatever made them",
+    "chash eval runs/cub --pr-curve pr.png --csv classes.csv --save-codes codes/",
+)
+
+
+def command(
+    target: Annotated[
+        Path, typer.Argument(help="A run, a bundle, or the codes of a database.", metavar="TARGET")
+    ],
+    queries: Annotated[
+        Path | None,
+        typer.Argument(help="With codes: those of the queries.", metavar="QUERIES.npz"),
+    ] = None,
+    data: Annotated[
+        str | None, setting("--data", text="Photos; for a run, by default those of its training.")
+    ] = None,
+    layout: options.Layout = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    level: options.Level = None,
+    test_share: options.TestShare = None,
+    checkpoint: Annotated[
+        str | None, setting("--checkpoint", text="Of a run: best or last.")
+    ] = None,
+    pr_curve: Annotated[
+        Path | None,
+        switch("--pr-curve", text="Draw precision over recall here (.png, .svg, .pdf)."),
+    ] = None,
+    csv: Annotated[Path | None, switch("--csv", text="Write the per-class table here.")] = None,
+    save_codes: Annotated[
+        Path | None,
+        switch("--save-codes", text="Keep database.npz and queries.npz in this folder."),
+    ] = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    config: options.VerbConfig = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure retrieval: mAP, per class and per concept."""
+    output = Output(as_json=as_json)
+    changes = {
+        "root": data,
+        "layout": layout,
+        "path_column": path_column,
+        "label_column": label_column,
+        "split_column": split_column,
+        "level": level,
+        "test_share": test_share,
+    }
+    given = {key: value for key, value in changes.items() if value is not None}
+    kind = kind_of(target)
+    if queries is not None and kind != "codes":
+        raise UsageError(
+            f"only codes have a second file; {target} is a {kind}",
+            where=queries,
+            hint="chash eval database.npz queries.npz",
+        )
+    with output.only_results():
+        from concepthash.cli import measure
+
+        if kind == "run":
+            measured = measure.run(target, given, checkpoint, threads, device, output)
+        elif kind == "bundle":
+            measured = measure.bundle(target, given, device, threads, batch_size, output)
+        elif kind == "codes":
+            measured = measure.codes(target, queries, output)
+        else:
+            raise UsageError(
+                f"a {kind} cannot be evaluated",
+                where=target,
+                hint="give a run, a bundle (.chb) or two code files (.npz)",
+            )
+        _keep(measured, pr_curve, csv, save_codes, output)
+    output.result(measured.evaluation, lambda: measured.to_json(str(target)))
+    output.skips(measured.skipped, record="the --json report")
+
+
+def _keep(
+    measured: Measured, pr_curve: Path | None, csv: Path | None, codes: Path | None, output: Output
+) -> None:
+    if codes is not None:
+        from concepthash.evaluation import save_codes
+
+        codes.mkdir(parents=True, exist_ok=True)
+        for name, items in (("database", measured.database), ("queries", measured.queries)):
+            path = save_codes(codes / f"{name}.npz", items.codes, items.labels, items.layout)
+            output.note(f"wrote {path}")
+    if csv is not None:
+        from concepthash.files import write_bytes
+
+        write_bytes(csv, _class_table(measured.evaluation.per_class).encode())
+        output.note(f"wrote {csv}")
+    if pr_curve is not None:
+        from concepthash.evaluation import plot_pr
+
+        output.note(f"wrote {plot_pr(measured.evaluation, pr_curve)}")
+
+
+def _class_table(scores: Iterable[ClassScore]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "queries", "database", "map", "map_low", "map_high"])
+    for score in scores:
+        found = score.map
+        bounds = ("", "", "") if found is None else (found.expected, found.low, found.high)
+        writer.writerow([score.name, score.queries, score.database, *bounds])
+    return text.getvalue()

@@ -1,0 +1,138 @@
+"""``chash index``: photos into a gallery, only what is new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from concepthash.cli import options
+from concepthash.cli.locate import newest_bundle
+from concepthash.cli.options import setting, switch
+from concepthash.cli.output import Output, display
+from concepthash.errors import NothingFound, UsageError
+
+if TYPE_CHECKING:
+    from concepthash.runtime.entries import IndexReport
+    from concepthash.runtime.hasher import Hasher
+
+EXAMPLES = (
+    "chash index ./gallery               the newest bundle, into gallery.chg",
+    "chash index ./gallery --model bird.chb --out birds.chg",
+    "chash index ./gallery --rebuild     for another model",
+)
+
+
+def command(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Photos and folders of photos.", metavar="SOURCE...")
+    ],
+    model: options.Model = None,
+    out: Annotated[
+        Path | None,
+        switch("--out", "-o", text="The gallery; by default SOURCE.chg in this folder."),
+    ] = None,
+    label: Annotated[
+        str, setting("--label", text="Where labels come from: folder (its name) or none.")
+    ] = "folder",
+    rebuild: Annotated[
+        bool, switch("--rebuild", text="Forget what the gallery holds and index anew.")
+    ] = False,
+    prune: Annotated[
+        bool, switch("--prune/--no-prune", text="Remove images whose file is gone.")
+    ] = True,
+    dry_run: options.DryRun = False,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    config: options.VerbConfig = None,
+    as_json: options.Json = False,
+) -> None:
+    """Bring a gallery up to date with folders of photos."""
+    output = Output(as_json=as_json)
+    if label not in ("folder", "none"):
+        raise UsageError(f"unknown label source {label!r}", where="--label", hint="folder or none")
+    if model is None:
+        model = newest_bundle()
+        output.choice("model", model, "the newest bundle here")
+    if out is None:
+        out = Path(f"{sources[0].resolve().name or 'root'}.chg")
+        output.choice("gallery", out, "named after the source")
+    total = _count(sources, out)
+
+    from concepthash.runtime.hasher import Hasher
+
+    hasher = Hasher(model, device=device or "auto", threads=threads, batch_size=batch_size or 32)
+    if hasher.note:
+        output.note(hasher.note)
+    output.note(f"backend: {hasher.backend}")
+    report = _index(
+        sources, out, hasher, label=label, rebuild=rebuild, prune=prune, dry_run=dry_run,
+        total=total, output=output,
+    )  # fmt: skip
+    _tell(report, out, hasher, dry_run, output)
+
+
+def _count(sources: list[Path], gallery: Path) -> int:
+    """How many files there are to look at.
+
+    Raises:
+        NothingFound: if none, and no gallery whose images might be gone.
+    """
+    from concepthash.images import find_images
+
+    total = sum(1 for _ in find_images(sources))
+    if not total and not gallery.exists():
+        raise NothingFound(
+            "no photos there",
+            where=", ".join(map(str, sources)),
+            hint=f"ls {display(sources[0])}",
+        )
+    return total
+
+
+def _index(
+    sources: list[Path],
+    gallery: Path,
+    hasher: Hasher,
+    *,
+    label: str,
+    rebuild: bool,
+    prune: bool,
+    dry_run: bool,
+    total: int,
+    output: Output,
+) -> IndexReport:
+    from concepthash.runtime.indexing import index_images
+
+    label_from: Literal["folder"] | None = "folder" if label == "folder" else None
+    return index_images(
+        sources,
+        gallery,
+        hasher,
+        label_from=label_from,
+        rebuild=rebuild,
+        prune=prune,
+        dry_run=dry_run,
+        progress=lambda report: output.progress("indexing", report.seen, total),
+    )
+
+
+def _tell(
+    report: IndexReport, gallery: Path, hasher: Hasher, dry_run: bool, output: Output
+) -> None:
+    def data() -> dict[str, Any]:
+        return {
+            "schema": "chash.index/1",
+            "gallery": str(gallery),
+            "model": str(hasher.bundle.path),
+            "backend": hasher.backend,
+            "dry_run": dry_run,
+            **report.to_json(),
+        }
+
+    output.result(f"{gallery}: {report}" + (" (dry run)" if dry_run else ""), data)
+    if not dry_run:
+        output.hint(f"chash query IMAGE --gallery {display(gallery)}")
+    output.skips(report.skipped)

@@ -1,0 +1,44 @@
+"""What a path is, told from its marks on disk; nothing is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from concepthash.errors import UsageError
+
+Kind = Literal["run", "bundle", "gallery", "index", "codes"]
+
+_MARKS: dict[str, Kind] = {
+    "manifest.json": "bundle",
+    "gallery.sqlite": "gallery",
+    "run.json": "run",
+}
+_INDEX_MAGIC = b"\x89CHIDX\r\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+def kind_of(path: Path) -> Kind:
+    """What ``path`` holds.
+
+    Raises:
+        UsageError: if it does not exist or is nothing this project writes.
+    """
+    if path.is_dir():
+        for name, kind in _MARKS.items():
+            if (path / name).is_file():
+                return kind
+    elif path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(_INDEX_MAGIC))
+        if head == _INDEX_MAGIC:
+            return "index"
+        if head.startswith(_ZIP_MAGIC) or path.suffix == ".npz":
+            return "codes"
+    else:
+        raise UsageError("no such file or folder", where=path, hint=f"ls {path.parent}")
+    raise UsageError(
+        "neither a run, a bundle, a gallery, an index file nor codes",
+        where=path,
+        hint="runs are made by chash train, bundles by export, galleries by index",
+    )

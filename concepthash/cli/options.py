@@ -1,0 +1,71 @@
+"""Options that more than one verb has, declared once; every setting has an environment twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from concepthash.cli.settings import use_verb_table
+
+
+def setting(*names: str, text: str, env: str | None = None) -> Any:
+    """An option that can also be set as ``CHASH_<NAME>``.
+
+    Args:
+        names: flags; the first gives the variable its name.
+        text: its help.
+        env: the variable, where the name alone would have two meanings.
+    """
+    variable = env or "CHASH_" + names[0].lstrip("-").replace("-", "_").upper()
+    return typer.Option(*names, help=text, envvar=variable)
+
+
+def switch(*names: str, text: str) -> Any:
+    """An option of one call, without an environment twin."""
+    return typer.Option(*names, help=text)
+
+
+def _config(callback: Callable[..., Any] | None = None) -> Any:
+    return typer.Option(
+        "--config",
+        envvar="CHASH_CONFIG",
+        metavar="FILE.toml",
+        help="Settings; they go before those of chash.toml in this folder.",
+        callback=callback,
+        is_eager=True,
+    )
+
+
+Json = Annotated[bool, switch("--json", text="Print the result as JSON.")]
+Force = Annotated[bool, switch("--force", text="Replace what exists.")]
+DryRun = Annotated[bool, switch("--dry-run", text="Say what would be done, and do nothing.")]
+
+RunConfig = Annotated[Path | None, _config()]
+VerbConfig = Annotated[Path | None, _config(use_verb_table)]
+
+Model = Annotated[
+    Path | None,
+    setting("--model", "-m", text="Bundle; by default one that is found here or below runs/."),
+]
+Device = Annotated[str | None, setting("--device", text="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, setting("--threads", text="CPU threads; by default all.")]
+BatchSize = Annotated[int | None, setting("--batch-size", "--batch", text="Images a step.")]
+
+Layout = Annotated[
+    str | None,
+    setting("--layout", text="auto, folder, csv, cub, nabirds, aircraft or cars."),
+]
+PathColumn = Annotated[str | None, setting("--path-column", text="CSV column of the photo.")]
+LabelColumn = Annotated[str | None, setting("--label-column", text="CSV column of the class.")]
+SplitColumn = Annotated[str | None, setting("--split-column", text="CSV column of the split.")]
+Level = Annotated[
+    str | None,
+    setting("--level", text="FGVC-Aircraft only: variant, family or manufacturer."),
+]
+TestShare = Annotated[
+    float | None,
+    setting("--test-share", text="Share held out where the data have no test split."),
+]

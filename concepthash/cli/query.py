@@ -1,0 +1,181 @@
+"""``chash query``: the nearest images of a gallery, with the distance of every concept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concepthash.cli import options
+from concepthash.cli.locate import bundles, newest_gallery
+from concepthash.cli.options import setting, switch
+from concepthash.cli.output import Output
+from concepthash.errors import (
+    BundleError,
+    ImageError,
+    MismatchError,
+    NothingFound,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from concepthash.bundle import Bundle
+    from concepthash.cli.answers import Answers
+    from concepthash.runtime.gallery import Gallery
+
+EXAMPLES = (
+    "chash query img.jpg --top 10        in the newest gallery here",
+    "chash query img.jpg --gallery birds.chg --radius 8",
+    "chash query img.jpg --concepts 0,2  by two of its concepts only",
+    "chash query img.jpg --weights 2,1,0,1",
+    "find new/ -name '*.jpg' | chash query - --format jsonl",
+)
+FORMATS = ("table", "tsv", "jsonl", "paths", "json")
+
+
+def command(
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Photos or folders; - reads paths from stdin.", metavar="IMAGE..."),
+    ],
+    gallery: Annotated[
+        Path | None,
+        setting("--gallery", "-g", text="Gallery; by default the newest *.chg in this folder."),
+    ] = None,
+    model: options.Model = None,
+    top: Annotated[int, setting("--top", "-k", text="Hits an image.")] = 10,
+    radius: Annotated[
+        int | None, setting("--radius", text="Only hits at this distance or nearer.")
+    ] = None,
+    concepts: Annotated[
+        str | None,
+        setting("--concepts", text="Concepts that count, as 0,2.", env="CHASH_QUERY_CONCEPTS"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        setting("--weights", text="A weight a concept, as 2,1,0,1.", env="CHASH_QUERY_WEIGHTS"),
+    ] = None,
+    format: Annotated[
+        str,
+        setting("--format", text="table, tsv, jsonl, paths or json.", env="CHASH_QUERY_FORMAT"),
+    ] = "table",
+    threads: options.Threads = None,
+    device: options.Device = None,
+    config: options.VerbConfig = None,
+    as_json: Annotated[bool, switch("--json", text="The same as --format json.")] = False,
+) -> None:
+    """Find the images that look like these, and say in what."""
+    if format not in FORMATS:
+        raise UsageError(f"unknown format {format!r}", where="--format", hint=", ".join(FORMATS))
+    if top < 1:
+        raise UsageError(f"{top} hits cannot be shown", where="--top", hint="--top 10")
+    as_json = as_json or format == "json"
+    output = Output(as_json=as_json)
+    chosen, factors = _numbers(concepts, "--concepts"), _numbers(weights, "--weights")
+    if gallery is None:
+        gallery = newest_gallery()
+        output.choice("gallery", gallery, "the newest here")
+    sources = _sources(images)
+
+    from concepthash.cli.answers import answer
+    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.hasher import Hasher
+
+    with Gallery.open(gallery) as opened:
+        bundle = _bundle(model, opened, output)
+        hasher = Hasher(
+            bundle, device=device or "auto", threads=threads, batch_size=min(len(sources), 32)
+        )
+        if hasher.note:
+            output.note(hasher.note)
+        answers = answer(
+            opened, hasher, sources, k=top, concepts=chosen, weights=factors, radius=radius,
+            progress=lambda done: output.progress("querying", done, len(sources)),
+        )  # fmt: skip
+    if as_json:
+        output.result("", answers.to_json)
+    else:
+        for line in answers.lines(format, unicode=output.encoding.lower().startswith("utf")):
+            output.line(line)
+    _end(answers, gallery, radius, output)
+
+
+def _end(answers: Answers, gallery: Path, radius: int | None, output: Output) -> None:
+    if answers.queries and not answers.found:
+        near = f"within radius {radius}" if radius is not None else "in an empty gallery"
+        raise NothingFound(
+            f"no hit {near}",
+            where=gallery,
+            hint="a larger --radius"
+            if radius is not None
+            else f"chash index FOLDER --out {gallery}",
+        )
+    if not answers.queries:
+        first = answers.skipped.items[0]
+        raise ImageError("no image could be read", where=f"{first.path}: {first.reason}")
+    output.skips(answers.skipped, record="the --json report")
+
+
+def _sources(images: Iterable[str]) -> list[Path]:
+    """The photos that were named, those of folders and of stdin included.
+
+    A name that does not exist stays in the list: it is one query that cannot be answered.
+    """
+    from concepthash.images import find_images
+
+    sources: list[Path] = []
+    for name in images:
+        if name == "-":
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            sources += [Path(line) for line in lines if line]
+        elif Path(name).is_dir():
+            sources += find_images([name])
+        else:
+            sources.append(Path(name))
+    if not sources:
+        raise NothingFound("no photos to query with", where=" ".join(images), hint="ls")
+    return sources
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a list of whole numbers", where=option, hint=f"{option} 2,1,0,1"
+        ) from None
+
+
+def _bundle(named: Path | None, gallery: Gallery, output: Output) -> Bundle:
+    """The bundle the gallery was made with.
+
+    Raises:
+        MismatchError: if the named one is another, or it is not found.
+    """
+    from concepthash.bundle import Bundle
+
+    if named is not None:
+        bundle = Bundle.open(named)
+        gallery.check_model(bundle.manifest.fingerprint)
+        return bundle
+    beside = gallery.path.resolve().parent
+    places = [Path()] if beside == Path.cwd() else [Path(), gallery.path.parent]
+    for manifest in bundles(places):
+        try:
+            bundle = Bundle.open(manifest.parent)
+        except BundleError:
+            continue
+        if bundle.manifest.fingerprint == gallery.fingerprint:
+            output.choice("model", bundle.path, "it made the gallery")
+            return bundle
+    raise MismatchError(
+        f"no bundle here made this gallery: it is of model {gallery.fingerprint[:8]} "
+        f"({gallery.model})",
+        where=gallery.path,
+        hint=f"chash query IMAGE --model PATH/{gallery.model}.chb",
+    )

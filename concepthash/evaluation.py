@@ -1,16 +1,12 @@
 """The evaluation report: every metric of a set of queries over a database, and its protocol.
 
-:func:`evaluate` computes it, :class:`Evaluation` prints itself and writes ``chash.eval/1`` JSON,
-:func:`save_codes` and :func:`load_codes` keep labelled codes on disk.
+:func:`evaluate` computes it, :class:`Evaluation` prints itself and writes ``chash.eval/1`` JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,41 +16,32 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from concepthash.codes import CodeLayout, Codes
-from concepthash.errors import BackendError, DataError, MismatchError, UsageError
+from concepthash.codes import CodeLayout
+from concepthash.codesets import CodeSet
+from concepthash.errors import BackendError, DataError, UsageError
 from concepthash.metrics import (
     AveragePrecision,
     DepthCurve,
-    Labels,
     RadiusCurve,
-    TiedRankings,
-    as_labels,
     average_precision,
     average_precision_at_r,
     bit_entropy,
     depth_curve,
     precision_at,
     radius_curve,
-    rank,
     recall_at,
+)
+from concepthash.rankings import (
+    Labels,
+    TiedRankings,
+    as_labels,
+    rank,
 )
 
 SCHEMA = "chash.eval/1"
 
 _REPORTED_KS = (1, 5, 10)
 _CLASSES_PRINTED = 10
-
-# What numpy and zipfile raise on a file that is no archive, a broken one, or one of other arrays.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -78,15 +65,6 @@ class ClassScore:
     queries: int
     database: int
     map: MeanAveragePrecision | None
-
-
-@dataclass(frozen=True)
-class CodeSet:
-    """Labelled codes: ``codes`` ``(n, K/8)`` uint8, ``labels`` ``(n,)``, and their layout."""
-
-    codes: Codes
-    labels: Labels
-    layout: CodeLayout
 
 
 @dataclass(frozen=True)
@@ -278,82 +256,6 @@ def plot_pr(evaluation: Evaluation, path: str | Path) -> Path:
     figure.suptitle(f"mAP {evaluation.map.expected:.4f}, {evaluation.protocol['bits']} bits")
     figure.savefig(path)
     return path
-
-
-def save_codes(
-    path: str | Path, codes: npt.ArrayLike, labels: npt.ArrayLike, layout: CodeLayout
-) -> Path:
-    """Write labelled codes as one ``.npz`` file, whole or not at all.
-
-    The arrays are ``codes`` ``(n, K/8)`` uint8, ``labels`` ``(n,)`` int64 or unicode, ``bits`` and
-    ``concepts`` (numbers).
-
-    Raises:
-        MismatchError: if the codes do not have this layout, or are not as many as the labels.
-        DataError: if the labels are unusable.
-    """
-    path = Path(path)
-    checked, names = layout.check(codes), as_labels(labels, where=path)
-    if len(checked) != len(names):
-        raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            np.savez(
-                file,
-                codes=checked,
-                labels=names,
-                bits=np.int64(layout.bits),
-                concepts=np.int64(layout.concepts),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def load_codes(path: str | Path) -> CodeSet:
-    """Labelled codes from a file of :func:`save_codes`; nothing in it is ever unpickled.
-
-    Raises:
-        DataError: if the file is missing, damaged or lacks one of its arrays.
-        MismatchError: if its codes do not fit its bits, or its labels their number.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            codes, labels = arrays["codes"], arrays["labels"]
-            bits, concepts = arrays["bits"].item(), arrays["concepts"].item()
-    except FileNotFoundError as error:
-        raise DataError("there is no such file of codes", where=path) from error
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _not_codes(path, reason) from error
-    if not isinstance(bits, int) or not isinstance(concepts, int):
-        raise _not_codes(path, f"bits is {bits!r} and concepts is {concepts!r}")
-    names = as_labels(labels, where=path)
-    try:
-        layout = CodeLayout(bits, concepts)
-        if codes.ndim != 2:
-            raise MismatchError(f"codes must be of shape (n, {layout.nbytes}), got {codes.shape}")
-        checked = layout.check(codes)
-    except UsageError as error:
-        raise DataError(error.what, where=path) from error
-    except MismatchError as error:
-        raise MismatchError(error.what, where=path, hint=error.hint) from error
-    if len(checked) != len(names):
-        raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
-    return CodeSet(checked, names, layout)
-
-
-def _not_codes(path: Path, reason: str) -> DataError:
-    return DataError(
-        f"this is not a file of codes: {reason}",
-        where=path,
-        hint="write it with concepthash.evaluation.save_codes",
-    )
 
 
 def _expected_map(rankings: TiedRankings) -> float:

@@ -15,7 +15,8 @@ from cli_entry import Chash, photo, photos
 from tiny_bundle import tiny_bundle, tiny_codes
 
 from concepthash.codes import CodeLayout, hamming, per_concept
-from concepthash.evaluation import evaluate, load_codes, save_codes
+from concepthash.codesets import load_codes, save_codes
+from concepthash.evaluation import evaluate
 from concepthash.images import Preprocess
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.index import HammingIndex

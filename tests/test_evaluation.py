@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from concepthash import codesets, metrics
 from concepthash import evaluation as ev
-from concepthash import metrics
 from concepthash.codes import CodeLayout, Codes, pack, unpack
 from concepthash.errors import BackendError, ConceptHashError, DataError, MismatchError, UsageError
+from concepthash.rankings import rank
 
 LAYOUT = CodeLayout(32, 4)
 NAMES = ["jay", "wren", "tit"]
@@ -46,7 +47,7 @@ def report() -> ev.Evaluation:
 
 
 def expected_map(queries: Codes, ql: object, database: Codes, dl: object) -> float:
-    rankings = metrics.rank(queries, ql, database, dl)  # type: ignore[arg-type]
+    rankings = rank(queries, ql, database, dl)  # type: ignore[arg-type]
     return rankings.mean(metrics.average_precision(rankings).expected)
 
 
@@ -204,7 +205,7 @@ def test_save_codes__load_codes_gives_back_what_was_saved(
 ) -> None:
     codes, labels = some_codes(7, 3)
     stored = labels if names is None else np.take(names, labels)
-    loaded = ev.load_codes(ev.save_codes(tmp_path / "db.npz", codes, stored, LAYOUT))
+    loaded = codesets.load_codes(codesets.save_codes(tmp_path / "db.npz", codes, stored, LAYOUT))
     assert loaded.layout == LAYOUT
     assert loaded.codes.tolist() == codes.tolist()
     assert loaded.labels.tolist() == stored.tolist()
@@ -214,7 +215,7 @@ def test_save_codes__load_codes_gives_back_what_was_saved(
 def test_save_codes__refuses_labels_of_another_number_and_writes_nothing(tmp_path: Path) -> None:
     codes, labels = some_codes(7, 3)
     with pytest.raises(MismatchError, match="7 codes have 6 labels"):
-        ev.save_codes(tmp_path / "db.npz", codes, labels[:6], LAYOUT)
+        codesets.save_codes(tmp_path / "db.npz", codes, labels[:6], LAYOUT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,10 +248,10 @@ def test_load_codes__refuses_a_malformed_file_and_names_it(
 ) -> None:
     path = tmp_path / "db.npz"
     np.savez(path, **GOOD)  # type: ignore[arg-type]
-    ev.load_codes(path)
+    codesets.load_codes(path)
     np.savez(path, **(GOOD | change))  # type: ignore[arg-type]
     with pytest.raises(error) as caught:
-        ev.load_codes(path)
+        codesets.load_codes(path)
     assert caught.value.where == str(path)
 
 
@@ -259,23 +260,23 @@ def test_load_codes__refuses_a_file_that_lacks_an_array(missing: str, tmp_path: 
     path = tmp_path / "db.npz"
     np.savez(path, **{key: value for key, value in GOOD.items() if key != missing})  # type: ignore[arg-type]
     with pytest.raises(DataError, match=missing):
-        ev.load_codes(path)
+        codesets.load_codes(path)
 
 
 def test_load_codes__refuses_what_is_no_archive(tmp_path: Path) -> None:
     path = tmp_path / "db.npz"
     with pytest.raises(DataError, match="no such file"):
-        ev.load_codes(path)
+        codesets.load_codes(path)
     with pytest.raises(DataError, match="not a file of codes"):
-        ev.load_codes(tmp_path)
+        codesets.load_codes(tmp_path)
     for content in (b"", b"PK\x03\x04", b"text"):
         path.write_bytes(content)
         with pytest.raises(DataError, match="not a file of codes"):
-            ev.load_codes(path)
+            codesets.load_codes(path)
     with path.open("wb") as file:
         np.save(file, np.zeros((2, 4), np.uint8))
     with pytest.raises(DataError, match="not a file of codes"):
-        ev.load_codes(path)
+        codesets.load_codes(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -290,7 +291,7 @@ def test_load_codes__never_fails_otherwise_on_a_damaged_file(
     end = data.draw(st.just(len(content)) | st.integers(0, len(content)))
     path.write_bytes(content[:end])
     try:
-        loaded = ev.load_codes(path)
+        loaded = codesets.load_codes(path)
     except (DataError, MismatchError):
         return
     assert loaded.codes.tolist() == GOOD["codes"].tolist()  # type: ignore[attr-defined]

@@ -19,8 +19,9 @@ from concepthash.learn.backbone import create_vit  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.config import GuidanceConfig, TrainConfig  # noqa: E402
 from concepthash.learn.guidance import embed_classes  # noqa: E402
+from concepthash.learn.loop import learning_rate  # noqa: E402
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
-from concepthash.learn.train import learning_rate, train  # noqa: E402
+from concepthash.learn.train import train  # noqa: E402
 from concepthash.learn.weights import find_weights, load_vit  # noqa: E402
 
 

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from concepthash import metrics
 from concepthash.codes import Codes, hamming
 from concepthash.errors import DataError, MismatchError, UsageError
-from concepthash.metrics import TiedRankings
+from concepthash.rankings import TiedRankings, as_labels, rank
 
 Item = tuple[int, bool]  # distance from the query, and whether it is relevant
 
@@ -27,9 +27,7 @@ answerable_items = items_of_one_query.filter(lambda items: any(found for _, foun
 def rankings_of(items: list[Item]) -> TiedRankings:
     """One query, the zero code, over items that have as many bits set as they are distant."""
     bits = np.array([[j < distance for j in range(8)] for distance, _ in items])
-    return metrics.rank(
-        np.zeros((1, 1), np.uint8), ["bird"], np.packbits(bits, axis=1), labels_of(items)
-    )
+    return rank(np.zeros((1, 1), np.uint8), ["bird"], np.packbits(bits, axis=1), labels_of(items))
 
 
 def labels_of(items: list[Item]) -> list[str]:
@@ -126,9 +124,7 @@ def test_average_precision__without_ties_has_bounds_equal_to_the_last_digit() ->
 
 
 def test_metrics__without_a_relevant_item_are_nan_and_left_out_of_the_mean() -> None:
-    rankings = metrics.rank(
-        np.zeros((2, 1), np.uint8), [7, 8], np.array([[0], [1]], np.uint8), [7, 9]
-    )
+    rankings = rank(np.zeros((2, 1), np.uint8), [7, 8], np.array([[0], [1]], np.uint8), [7, 9])
     assert rankings.answerable.tolist() == [True, False]
     ap = metrics.average_precision(rankings)
     per_query = [
@@ -146,15 +142,15 @@ def test_metrics__without_a_relevant_item_are_nan_and_left_out_of_the_mean() -> 
 
 
 def test_mean__refuses_when_nothing_can_be_found() -> None:
-    rankings = metrics.rank(np.zeros((1, 1), np.uint8), [1], np.zeros((1, 1), np.uint8), [2])
+    rankings = rank(np.zeros((1, 1), np.uint8), [1], np.zeros((1, 1), np.uint8), [2])
     with pytest.raises(DataError, match="none of the 1 queries"):
         rankings.mean(metrics.average_precision(rankings).expected)
 
 
 def test_rank__of_an_empty_database_or_no_queries_is_empty() -> None:
     none, one = np.zeros((0, 1), np.uint8), np.zeros((1, 1), np.uint8)
-    assert metrics.rank(one, ["a"], none, []).items.sum() == 0
-    assert len(metrics.rank(none, [], one, ["a"])) == 0
+    assert rank(one, ["a"], none, []).items.sum() == 0
+    assert len(rank(none, [], one, ["a"])) == 0
 
 
 @given(answerable_items)
@@ -181,8 +177,8 @@ def test_rank__counts_what_all_pairwise_distances_count(
     query_labels = data.draw(arrays(np.int64, q, elements=st.integers(0, 2)))
     labels = data.draw(arrays(np.int64, n, elements=st.integers(0, 2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_BLOCK", block)
-        rankings = metrics.rank(queries, query_labels, database, labels, mask=mask)
+        patch.setattr("concepthash.rankings.BLOCK", block)
+        rankings = rank(queries, query_labels, database, labels, mask=mask)
     distances = hamming(queries, database, mask)
     same = query_labels[:, None] == labels[None]
     for row in range(q):
@@ -200,12 +196,10 @@ def test_rank__counts_what_all_pairwise_distances_count(
 def test_rank__exclude_self_equals_taking_each_query_out_of_the_database(
     codes: Codes, labels: list[str]
 ) -> None:
-    whole = metrics.rank(codes, labels, codes, labels, exclude_self=True)
+    whole = rank(codes, labels, codes, labels, exclude_self=True)
     for i in range(5):
         others = [j for j in range(5) if j != i]
-        one = metrics.rank(
-            codes[i : i + 1], labels[i : i + 1], codes[others], np.take(labels, others)
-        )
+        one = rank(codes[i : i + 1], labels[i : i + 1], codes[others], np.take(labels, others))
         assert whole.items[i].tolist() == one.items[0].tolist()
         assert whole.relevant[i].tolist() == one.relevant[0].tolist()
 
@@ -213,28 +207,28 @@ def test_rank__exclude_self_equals_taking_each_query_out_of_the_database(
 def test_rank__exclude_self_refuses_two_different_sets() -> None:
     codes = np.array([[1], [2]], np.uint8)
     with pytest.raises(MismatchError, match="same items"):
-        metrics.rank(codes, [0, 1], codes[::-1], [0, 1], exclude_self=True)
+        rank(codes, [0, 1], codes[::-1], [0, 1], exclude_self=True)
     with pytest.raises(MismatchError, match="same items"):
-        metrics.rank(codes, [0, 1], codes, [1, 0], exclude_self=True)
+        rank(codes, [0, 1], codes, [1, 0], exclude_self=True)
 
 
 def test_rank__refuses_sets_that_do_not_belong_together() -> None:
     codes, wide = np.zeros((1, 1), np.uint8), np.zeros((1, 2), np.uint8)
     with pytest.raises(MismatchError, match="same model"):
-        metrics.rank(codes, [0], wide, [0])
+        rank(codes, [0], wide, [0])
     with pytest.raises(MismatchError, match="1 database codes have 2 labels"):
-        metrics.rank(codes, [0], codes, [0, 1])
+        rank(codes, [0], codes, [0, 1])
     with pytest.raises(MismatchError, match="class names, or class numbers"):
-        metrics.rank(codes, [0], codes, ["0"])
+        rank(codes, [0], codes, ["0"])
     with pytest.raises(MismatchError, match="query codes must be uint8"):
-        metrics.rank(codes.astype(np.int64), [0], codes, [0])
+        rank(codes.astype(np.int64), [0], codes, [0])
 
 
 def test_as_labels__accepts_integers_and_strings_of_any_kind() -> None:
-    assert metrics.as_labels(np.array([1, 2], np.uint8)).dtype == np.int64
-    assert metrics.as_labels(["wren", "tit"]).tolist() == ["wren", "tit"]
-    assert metrics.as_labels(np.array(["wren", "tit"], object)).dtype.kind == "U"
-    assert metrics.as_labels(np.array([3, np.int32(4)], object)).tolist() == [3, 4]
+    assert as_labels(np.array([1, 2], np.uint8)).dtype == np.int64
+    assert as_labels(["wren", "tit"]).tolist() == ["wren", "tit"]
+    assert as_labels(np.array(["wren", "tit"], object)).dtype.kind == "U"
+    assert as_labels(np.array([3, np.int32(4)], object)).tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ def test_as_labels__accepts_integers_and_strings_of_any_kind() -> None:
 )
 def test_as_labels__refuses_anything_else(labels: object) -> None:
     with pytest.raises(DataError, match="one integer or string an item"):
-        metrics.as_labels(labels)  # type: ignore[arg-type]
+        as_labels(labels)  # type: ignore[arg-type]
 
 
 def test_radius_curve__counts_an_empty_answer_as_precision_zero() -> None:

@@ -18,18 +18,9 @@ def read_data(config: DataConfig, *, seed: int, output: Output) -> Dataset:
         UsageError: if a setting does not fit.
         DataError: if the data cannot be used.
     """
-    from concepthash.datasets import load_dataset
+    from concepthash.learn.data import read_dataset
 
-    data = load_dataset(
-        config.root,
-        layout=config.layout,
-        path_column=config.path_column,
-        label_column=config.label_column,
-        split_column=config.split_column,
-        level=config.level,
-        test_share=config.test_share,
-        seed=seed,
-    )
+    data = read_dataset(config, seed=seed)
     for note in data.notes:
         output.note(f"data: {note}")
     return data

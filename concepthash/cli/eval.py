@@ -105,7 +105,7 @@ def _keep(
     measured: Measured, pr_curve: Path | None, csv: Path | None, codes: Path | None, output: Output
 ) -> None:
     if codes is not None:
-        from concepthash.evaluation import save_codes
+        from concepthash.codesets import save_codes
 
         codes.mkdir(parents=True, exist_ok=True)
         for name, items in (("database", measured.database), ("queries", measured.queries)):

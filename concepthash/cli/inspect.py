@@ -105,7 +105,7 @@ def _index(path: Path) -> dict[str, Any]:
 
 
 def _codes(path: Path) -> dict[str, Any]:
-    from concepthash.evaluation import load_codes
+    from concepthash.codesets import load_codes
 
     items = load_codes(path)
     return {

@@ -9,9 +9,10 @@ from typing import Any
 from concepthash.cli.data import read_data
 from concepthash.cli.extras import needs
 from concepthash.cli.output import Output, skipped_json
-from concepthash.datasets import Dataset
+from concepthash.codesets import CodeSet, load_codes
+from concepthash.datasets import Dataset, evaluate_splits
 from concepthash.errors import BackendError, DataError, MismatchError, Skipped, UsageError
-from concepthash.evaluation import CodeSet, Evaluation, evaluate, load_codes
+from concepthash.evaluation import Evaluation, evaluate
 from concepthash.learn.config import Config, DataConfig
 
 
@@ -56,7 +57,8 @@ def run(
         from concepthash.learn.hashing import hash_split
     opened = Run.open(path)
     which = checkpoint or opened.which()
-    data = _data(opened.config.data, changes, opened.config.train.seed, opened.class_names, output)
+    seed, names = opened.config.train.seed, opened.class_names
+    data = _data(opened.data_config(), changes, seed, names, output)
     if threads is not None:
         torch.set_num_threads(threads)
     wanted = device or "auto"
@@ -73,12 +75,13 @@ def run(
             data.root,
             split,
             opened.preprocess,
+            opened.layout,
             device=wanted,
             skipped=skipped,
             reporter=output,
             stage=stage,
         )
-        sets.append(CodeSet(hashed.codes, hashed.labels, opened.layout))
+        sets.append(hashed.items)
     backend = f"torch {torch.__version__}, {wanted}"
     return _evaluated(sets[0], sets[1], data, backend, skipped, {"checkpoint": which})
 
@@ -183,20 +186,5 @@ def _evaluated(
     skipped: Skipped,
     protocol: dict[str, str],
 ) -> Measured:
-    evaluation = evaluate(
-        queries.codes,
-        queries.labels,
-        database.codes,
-        database.labels,
-        layout=database.layout,
-        class_names=data.class_names,
-        protocol={
-            "data": data.root.resolve().name,
-            "layout": data.layout,
-            "database_split": "train",
-            "query_split": "test",
-            "backend": backend,
-            **protocol,
-        },
-    )
+    evaluation = evaluate_splits(queries, database, data, {"backend": backend, **protocol})
     return Measured(evaluation, database, queries, backend, skipped)

@@ -9,6 +9,7 @@ from concepthash.datasets.assemble import holdout, human_name
 from concepthash.datasets.checks import check_files, find_duplicates
 from concepthash.datasets.load import LAYOUTS, LEVELS, load_dataset
 from concepthash.datasets.records import Dataset, Split
+from concepthash.datasets.report import evaluate_splits
 
 __all__ = [
     "LAYOUTS",
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "Split",
     "check_files",
+    "evaluate_splits",
     "find_duplicates",
     "holdout",
     "human_name",

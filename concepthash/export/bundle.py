@@ -19,9 +19,9 @@ from concepthash.errors import DataError, Skipped, UsageError
 from concepthash.export.graph import write_onnx
 from concepthash.export.parity import Parity, compare, gate
 from concepthash.learn.checkpoint import Run
+from concepthash.learn.data import read_dataset
 from concepthash.learn.hashing import hash_split
 from concepthash.learn.report import Reporter, Silent
-from concepthash.learn.train import read_dataset
 from concepthash.runtime.session import open_session
 
 FORMATS = ("onnx",)
@@ -106,7 +106,7 @@ def export_bundle(
 def _check(
     run: Run, model: Any, onnx: Path, sample: int, skipped: Skipped, tell: Reporter
 ) -> Parity:
-    data = read_dataset(run.config.data, seed=run.config.train.seed)
+    data = read_dataset(run.data_config(), seed=run.config.train.seed)
     count = min(sample, len(data.train))
     chosen = np.linspace(0, len(data.train) - 1, count).round().astype(int)
     split = data.train.select(chosen.tolist())
@@ -115,11 +115,12 @@ def _check(
         data.root,
         split,
         run.preprocess,
+        run.layout,
         skipped=skipped,
         reporter=tell,
         stage="hashing with torch",
     )
-    if len(reference.codes) < 2:
+    if len(reference.items.codes) < 2:
         raise DataError(
             "the training photos cannot be read, so the export cannot be checked",
             where=data.root,
@@ -130,8 +131,8 @@ def _check(
     return compare(
         codes,
         reference.logits,
-        reference.codes,
-        reference.labels,
+        reference.items.codes,
+        reference.items.labels,
         layout=run.layout,
         backend=session.backend,
     )
@@ -147,7 +148,7 @@ def _codes(session: Any, run: Run, root: Path, split: Split, tell: Reporter) -> 
 
 
 def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force: bool) -> Bundle:
-    progress = json.loads((run.path / f"{which}.json").read_text(encoding="utf-8"))
+    progress = run.progress(which)
     evaluation = run.path / "eval.json"
     report = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
     kept = ("map", "map_at_r", "precision", "recall", "per_concept_map", "protocol")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from concepthash.codes import CodeLayout, Codes, hamming, unpack
 from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
+from concepthash.rankings import Labels
 
 ZERO_MARGIN = 1e-4
 """A logit this near 0 may fall on either side by rounding alone; larger flips are errors."""
@@ -57,7 +58,7 @@ def compare(
     codes: Codes,
     reference_logits: npt.NDArray[np.float32],
     reference: Codes,
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     *,
     layout: CodeLayout,
     backend: str,

@@ -9,7 +9,8 @@
       frozen.safetensors    parameters training does not touch, written once
       best.safetensors      trained parameters with the best validation mAP, + best.json
       last.safetensors      those of the last epoch, + last.json
-      state.safetensors     optimiser and random state of the last epoch, + state.json
+      state.safetensors     all that a resumed run needs, in one file: weights, objective,
+                            optimiser, random state, progress
       metrics.jsonl         one line an epoch
       skipped.json          photos that were left out, and why
       eval.json             the evaluation on the test split
@@ -19,23 +20,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import CheckpointError, UsageError
-from concepthash.files import write_bytes, write_json
+from concepthash.files import write_bytes
 from concepthash.images import Preprocess
 from concepthash.learn.backbone import Encoder, create_vit
-from concepthash.learn.config import Config, ModelConfig
+from concepthash.learn.config import Config, DataConfig, ModelConfig
 from concepthash.learn.model import ConceptHash, ConceptTokens, HashHead
 
 FORMAT_VERSION = 1
@@ -132,8 +133,24 @@ class Run:
             if (self.path / f"{name}.safetensors").is_file():
                 return name
         raise CheckpointError(
-            "the run has no finished epoch", where=self.path, hint="chash train DATA --resume"
+            "the run has no finished epoch",
+            where=self.path,
+            hint=f"chash train --resume --out {self.path}",
         )
+
+    def has_state(self) -> bool:
+        """Whether there is a finished epoch to go on after."""
+        return (self.path / "state.safetensors").is_file()
+
+    def progress(self, which: str) -> dict[str, Any]:
+        """Epoch and validation mAP of a checkpoint."""
+        return read_json(self.path / f"{which}.json")
+
+    def data_config(self) -> DataConfig:
+        """Where the training photos are, also from another folder than the run was started in."""
+        recorded = self.config.data
+        root = recorded.root if Path(recorded.root).exists() else self.record["data_root"]
+        return replace(recorded, root=root)
 
     def load(self, which: str | None = None) -> ConceptHash:
         """The trained network in evaluation mode; ``which`` is best or last.
@@ -192,7 +209,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         what = (
             "missing from the run" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
         )
-        raise CheckpointError(what, where=path, hint="chash train DATA --resume") from None
+        raise CheckpointError(what, where=path, hint="train again, or copy the run again") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -215,38 +232,49 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save_state(
-    path: Path, optimizer: torch.optim.Optimizer, progress: dict[str, Any], loss: nn.Module
+    path: Path,
+    model: nn.Module,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
 ) -> None:
-    """Write what a resumed run needs beside the weights: optimiser, random state, objective."""
+    """Write what a resumed run needs as one file, so that a crash cannot leave half of it."""
     state = optimizer.state_dict()
-    tensors = {
-        f"objective.{k}": v.detach().cpu().contiguous() for k, v in loss.state_dict().items()
-    }
+    tensors = {f"model.{name}": value for name, value in split_state(model)[1].items()}
+    for name, value in objective.state_dict().items():
+        tensors[f"objective.{name}"] = value.detach().cpu().contiguous()
     for index, values in state["state"].items():
         for key, value in values.items():
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)
             tensors[f"optimizer.{index}.{key}"] = tensor.detach().cpu().contiguous()
     tensors["rng.torch"] = torch.get_rng_state()
-    write_tensors(path / "state.safetensors", tensors)
-    write_json(path / "state.json", {**progress, "groups": state["param_groups"]})
+    record = json.dumps({**progress, "groups": state["param_groups"]})
+    write_bytes(path / "state.safetensors", save(tensors, metadata={"progress": record}))
 
 
-def load_state(path: Path, optimizer: torch.optim.Optimizer, loss: nn.Module) -> dict[str, Any]:
-    """Restore what :func:`save_state` wrote; returns its ``progress``."""
-    progress = read_json(path / "state.json")
-    tensors = read_tensors(path / "state.safetensors")
-    state: dict[int, dict[str, Tensor]] = {}
-    objective = {}
-    for name, value in tensors.items():
+def load_state(
+    path: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what :func:`save_state` wrote; returns its ``progress``.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    file = path / "state.safetensors"
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "optimizer": {}, "rng": {}}
+    for name, value in read_tensors(file).items():
         kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        elif kind == "objective":
-            objective[rest] = value
-    loss.load_state_dict(objective)
+        parts[kind][rest] = value
+    with safe_open(file, framework="pt") as opened:
+        progress: dict[str, Any] = json.loads(opened.metadata()["progress"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    model.load_state_dict(parts["model"], strict=False)  # the frozen part is there already
+    objective.load_state_dict(parts["objective"])
     optimizer.load_state_dict({"state": state, "param_groups": progress.pop("groups")})
-    torch.set_rng_state(tensors["rng.torch"])
+    torch.set_rng_state(parts["rng"]["torch"])
     return progress
 
 

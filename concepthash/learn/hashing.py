@@ -1,22 +1,21 @@
-"""Codes of a data split from a network in memory, and the retrieval report on them."""
+"""Codes of a data split from a network in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from concepthash.codes import CodeLayout, Codes, pack
-from concepthash.datasets import Dataset, Split
+from concepthash.codes import CodeLayout, pack
+from concepthash.codesets import CodeSet
+from concepthash.datasets import Split
 from concepthash.decode import decode_batches
 from concepthash.errors import Skipped
-from concepthash.evaluation import Evaluation, evaluate
 from concepthash.images import Preprocess
 from concepthash.learn.report import Reporter
 
@@ -28,13 +27,11 @@ class HashedSplit:
     """What the network says of the readable photos of a split.
 
     Args:
-        codes: ``(n, K/8)`` uint8.
-        labels: ``(n,)`` int64.
+        items: codes ``(n, K/8)`` uint8 and labels ``(n,)`` int64.
         logits: ``(n, K)`` float32.
     """
 
-    codes: Codes
-    labels: npt.NDArray[np.int64]
+    items: CodeSet
     logits: npt.NDArray[np.float32]
 
 
@@ -43,6 +40,7 @@ def hash_split(
     root: Path,
     split: Split,
     preprocess: Preprocess,
+    layout: CodeLayout,
     *,
     device: torch.device | str = "cpu",
     skipped: Skipped,
@@ -70,20 +68,5 @@ def hash_split(
             output = model(torch.from_numpy(pixels).to(device))
             logits.append(output.logits.float().cpu().numpy())
     model.train(was_training)
-    values = np.concatenate(logits) if logits else np.empty((0, 8), np.float32)
-    return HashedSplit(pack(values), split.labels[kept], values)
-
-
-def evaluate_splits(
-    queries: HashedSplit, database: HashedSplit, data: Dataset, layout: CodeLayout, **protocol: Any
-) -> Evaluation:
-    """The report of ``queries`` over ``database``; ``protocol`` is added to its protocol block."""
-    return evaluate(
-        queries.codes,
-        queries.labels,
-        database.codes,
-        database.labels,
-        layout=layout,
-        class_names=data.class_names,
-        protocol={"data": data.root.name, "layout": data.layout, **protocol},
-    )
+    values = np.concatenate([np.empty((0, layout.bits), np.float32), *logits])
+    return HashedSplit(CodeSet(pack(values), split.labels[kept], layout), values)

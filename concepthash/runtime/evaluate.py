@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from concepthash.codesets import CodeSet
 from concepthash.datasets import Dataset, Split
 from concepthash.errors import DataError, Skipped
-from concepthash.evaluation import CodeSet
 from concepthash.runtime.hasher import Hasher
 
 

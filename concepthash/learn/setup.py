@@ -1,0 +1,105 @@
+"""What a training starts from: the device and the pretrained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import timm
+import torch
+from accelerate import Accelerator
+
+from concepthash.datasets import Dataset
+from concepthash.errors import BackendError, DataError, UsageError
+from concepthash.learn.backbone import create_vit
+from concepthash.learn.checkpoint import Run, assemble
+from concepthash.learn.config import Config, TrainConfig
+from concepthash.learn.guidance import ClassEmbeddings, embed_classes
+from concepthash.learn.model import ConceptHash
+from concepthash.learn.report import Reporter
+from concepthash.learn.weights import check_safetensors, find_weights, load_vit
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """Device placement, precision, accumulation and trackers of a run, checked.
+
+    Raises:
+        UsageError: for an unknown tracker.
+        BackendError: if the device or a tracker is missing.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            "no CUDA device is available to torch", where="train.device", hint="--device cpu"
+        )
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        # Measured: bf16 is slower than fp32 on CPUs without AMX or AVX-512 BF16.
+        precision = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "fp32"
+    for package in config.trackers:
+        if package not in ("tensorboard", "wandb"):
+            raise UsageError(
+                f"unknown tracker {package!r}", where="train.trackers", hint="tensorboard or wandb"
+            )
+        if not (getattr(accelerate.utils, f"is_{package}_available")()):
+            raise BackendError(
+                f"{package} is not installed", hint=f"pip install 'concepthash[{package}]'"
+            )
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with=list(config.trackers) or None,
+        project_dir=str(out),
+    )
+
+
+def build_pretrained(
+    config: Config, data: Dataset, *, offline: bool, tell: Reporter
+) -> tuple[ConceptHash, ClassEmbeddings]:
+    """The network with pretrained weights, and the class embeddings.
+
+    Raises:
+        UsageError: for an unknown backbone or guidance.
+        WeightsError: if weights are missing or do not fit.
+    """
+    settings = config.model
+    vit = create_vit(settings.backbone, crop=config.data.crop, arguments=settings.backbone_args)
+    if settings.weights == "none":
+        tell.note(f"weights: {settings.backbone} starts from random numbers")
+    else:
+        if settings.weights:
+            path = check_safetensors(Path(settings.weights))
+        else:
+            repository = vit.pretrained_cfg.get("hf_hub_id") or None
+            path = find_weights(settings.backbone, repository, offline=offline, note=tell.note)
+        load_vit(vit, path)
+        tell.note(f"weights: {path}")
+    embeddings = embed_classes(
+        data.class_names,
+        config.guidance,
+        backbone=settings.backbone,
+        seed=config.train.seed,
+        offline=offline,
+        note=tell.note,
+    )
+    tell.note(f"guidance: {embeddings.source}, {embeddings.vectors.shape[1]} dimensions")
+    normalise = timm.data.resolve_model_data_config(vit)
+    model = assemble(settings, vit, mean=normalise["mean"], std=normalise["std"])
+    return model, embeddings
+
+
+def build_resumed(run: Run, data: Dataset) -> tuple[ConceptHash, ClassEmbeddings]:
+    """The network after the last finished epoch of a run, and its class embeddings.
+
+    Raises:
+        DataError: if the data have other classes than the run.
+        CheckpointError: if the run cannot be read.
+    """
+    if run.class_names != data.class_names:
+        raise DataError("the classes are not those of the run", where=data.root)
+    vectors = np.load(run.path / "embeddings.npy", allow_pickle=False)
+    guidance = run.record["guidance"]
+    embeddings = ClassEmbeddings(vectors, guidance["source"], guidance["learned"])
+    return run.load("last"), embeddings

@@ -1,11 +1,10 @@
 # The menu. Each target sets up what it needs in .venv; `make` alone lists them.
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The index the selector on pytorch.org shows, to get another build of torch (CPU only, ROCm, ...).
 TORCH_INDEX ?=
-# Ahead of the virtual environment's python on purpose: nothing outside the project is changed.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test lint format bench clean
@@ -16,7 +15,8 @@ help: ## list the targets
 setup: $(READY) ## install everything into .venv
 
 $(READY): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): make PYTHON=python3 (3.11 or newer)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet torch torchvision --index-url $(TORCH_INDEX))

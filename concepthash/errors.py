@@ -120,13 +120,16 @@ class Skip:
 
 @dataclass
 class Skipped:
-    """The inputs a batch left out: a record that is returned, not printed."""
+    """The inputs a batch left out, each once: a record that is returned, not printed."""
 
     items: list[Skip] = field(default_factory=list)
+    _paths: set[str] = field(default_factory=set, repr=False)
 
     def add(self, path: object, reason: object) -> None:
         """Record that ``path`` was skipped because of ``reason`` (first line kept)."""
-        self.items.append(Skip(str(path), str(reason).splitlines()[0]))
+        if str(path) not in self._paths:
+            self._paths.add(str(path))
+            self.items.append(Skip(str(path), str(reason).splitlines()[0]))
 
     def __len__(self) -> int:
         return len(self.items)

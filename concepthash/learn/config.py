@@ -94,7 +94,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0  # linear, then cosine to 0
     clip_norm: float = 1.0  # gradient norm; 0 does not clip
-    augment: Augment = "flip"  # after a random resized crop
+    augment: Augment = "trivial"  # after a random resized crop
     crop_scale: float = 0.35  # smallest area of the random crop
     precision: Precision = "auto"  # fp32 on CPU, bf16 where CUDA has it
     device: Device = "auto"

@@ -200,18 +200,23 @@ def sentence_folder(argument: str) -> Path:
 def _sentence_safetensors(prompts: list[str], folder: Path) -> Vectors:
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
     except ImportError:
         raise BackendError(
             "a safetensors sentence encoder needs sentence-transformers",
             hint="pip install 'concepthash[sentence]'",
         ) from None
-    model = SentenceTransformer(
-        str(folder),
-        device="cpu",
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
-    )
+    transformers_logging.disable_progress_bar()  # 0.1 s of loading is not news
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    finally:
+        transformers_logging.enable_progress_bar()
     vectors: Any = model.encode(prompts, show_progress_bar=False, normalize_embeddings=True)
     return np.asarray(vectors, dtype=np.float32)
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import concepthash
 from concepthash.codes import CodeLayout
 from concepthash.datasets import Dataset, Split, evaluate_splits, holdout
-from concepthash.errors import CheckpointError, Skipped
+from concepthash.errors import CheckpointError, DataError, Skipped
 from concepthash.evaluation import Evaluation
 from concepthash.files import write_bytes, write_json
 from concepthash.images import Preprocess
@@ -35,7 +35,7 @@ from concepthash.learn.guidance import ClassEmbeddings
 from concepthash.learn.hashing import HashedSplit, hash_split
 from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.model import ConceptHash
-from concepthash.learn.photos import EpochSampler, read_photos, training_loader
+from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
 from concepthash.learn.report import Reporter
 
 
@@ -99,6 +99,7 @@ class Trainer:
             skipped=self.skipped,
             reporter=tell,
         )
+        self._refuse_lost_classes(photos)
         sampler = EpochSampler(len(photos), config.seed)
         loader = training_loader(
             photos, sampler, batch_size=config.batch_size, workers=self.config.data.workers
@@ -111,9 +112,8 @@ class Trainer:
             self._record()
         trainee, self.optimizer, loader = self.accelerator.prepare(trainee, self.optimizer, loader)
         self.accelerator.init_trackers(self.out.name or "run")
-        tell.note(
-            f"device: {self.accelerator.device}, {self.accelerator.mixed_precision} precision"
-        )
+        precision = self.accelerator.mixed_precision.replace("no", "fp32")
+        tell.note(f"device: {self.accelerator.device}, {precision}")
         while self.epoch < config.epochs and not self._out_of_patience():
             sampler.epoch = self.epoch
             values = self._epoch(trainee, loader, len(photos))
@@ -123,6 +123,16 @@ class Trainer:
                 values["val_map"] = self._validate(fit, held)
             self._save(values)
         self.accelerator.end_training()
+
+    def _refuse_lost_classes(self, photos: TrainingPhotos) -> None:
+        lost = set(range(len(self.data.class_names))) - set(photos.labels.tolist())
+        if lost:
+            names = ", ".join(self.data.class_names[c] for c in sorted(lost)[:5])
+            raise DataError(
+                f"not one training photo can be read of: {names}",
+                where=self.data.root,
+                hint="mend the photos, or remove the class",
+            )
 
     def _epoch(self, trainee: nn.Module, loader: DataLoader[Any], photos: int) -> dict[str, float]:
         """One pass over the training photos; mean of each loss term, rate and learning rate."""

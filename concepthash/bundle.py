@@ -199,24 +199,34 @@ def write_bundle(
     """Write a bundle whole or not at all; ``files`` maps names to content or files to move in.
 
     Raises:
-        UsageError: if ``path`` exists and ``replace`` is false.
+        UsageError: if ``path`` exists and is no bundle, or is not to be replaced.
     """
-    try:
-        with new_folder(path, replace=replace) as folder:
-            digests = {}
-            for name, content in files.items():
-                target = folder / name
-                if isinstance(content, bytes):
-                    target.write_bytes(content)
-                else:
-                    content.rename(target)
-                digests[name] = sha256(target)
-            write_json(folder / MANIFEST, {**manifest.to_json(), "files": digests})
-    except FileExistsError:
-        raise UsageError(
-            "the bundle exists already", where=path, hint="--force replaces it"
-        ) from None
+    check_target(path, replace=replace)
+    with new_folder(path, replace=replace) as folder:
+        digests = {}
+        for name, content in files.items():
+            target = folder / name
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:
+                content.rename(target)
+            digests[name] = sha256(target)
+        write_json(folder / MANIFEST, {**manifest.to_json(), "files": digests})
     return Bundle.open(path)
+
+
+def check_target(path: Path, *, replace: bool) -> None:
+    """Refuse a place where a bundle must not be written.
+
+    Raises:
+        UsageError: if ``path`` is a bundle and not to be replaced, or is anything else.
+    """
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise UsageError(
+            "something else is there, and is not replaced", where=path, hint="another --out"
+        )
+    if path.exists() and not replace:
+        raise UsageError("the bundle exists already", where=path, hint="--force replaces it")
 
 
 def newest(parent: Path, pattern: str) -> Path | None:

@@ -7,6 +7,7 @@
     ├── DataError               1   a data set cannot be used (empty class, one class, ...)
     ├── ImageError              1   one photo cannot be decoded; batch verbs list and skip it
     ├── WeightsError            1   pretrained weights are not where they were looked for
+    ├── TrainingError           1   a training cannot go on (the loss is not a number)
     ├── CheckpointError         1   a run folder or checkpoint cannot be read
     ├── BundleError             1   an exported bundle cannot be read or is damaged
     ├── GalleryError            1   a gallery cannot be opened, read or written
@@ -68,6 +69,10 @@ class ImageError(ConceptHashError):
 
 class WeightsError(ConceptHashError):
     """Pretrained weights are not where they were looked for."""
+
+
+class TrainingError(ConceptHashError):
+    """A training cannot go on."""
 
 
 class CheckpointError(ConceptHashError):

@@ -61,10 +61,16 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
-            aside.rename(path)
+            try:
+                aside.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             aside.rename(path)
+        with suppress(OSError):
+            _sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

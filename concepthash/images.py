@@ -26,6 +26,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 MAX_PIXELS = 200_000_000
 """Larger images are refused before decoding (decompression bombs)."""
 
+# Pillow warns of odd metadata and of sizes below our own limit; the pixels decide. Set once here,
+# because filters are not safe to change around each of many decoding threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 DRAFT_MARGIN = 2.0
 """A JPEG is decoded at 1/2, 1/4 or 1/8 scale only while its short side stays this many times the
 resize target. Measured against full decoding in ``benchmarks/decode.py``."""
@@ -49,7 +53,7 @@ class Preprocess:
             raise UsageError(
                 f"the crop ({self.crop}) must fit in the resized image ({self.resize})",
                 where="preprocessing",
-                hint="--resize 256 --crop 224",
+                hint="--set data.resize=256 --set data.crop=224",
             )
         if self.interpolation != "bicubic":
             raise UsageError(
@@ -110,18 +114,14 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
         return to_rgb(ImageOps.exif_transpose(source))
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns on odd metadata; the pixels decide
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{image.width}x{image.height} pixels is too large", where=name
-                    )
-                if short_side is not None:
-                    wanted = round(short_side * DRAFT_MARGIN)
-                    image.draft(None, (wanted, wanted))
-                image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{image.width}x{image.height} pixels is too large", where=name)
+            if short_side is not None:
+                wanted = round(short_side * DRAFT_MARGIN)
+                image.draft(None, (wanted, wanted))
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except FileNotFoundError:

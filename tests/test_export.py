@@ -1,4 +1,7 @@
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from concepthash.codes import CodeLayout, pack  # noqa: E402
 from concepthash.errors import DataError, GateError, UsageError  # noqa: E402
 from concepthash.export.bundle import export_bundle  # noqa: E402
 from concepthash.export.graph import Graph  # noqa: E402
-from concepthash.export.parity import compare, gate  # noqa: E402
+from concepthash.export.parity import check_outputs, compare, gate  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
 from concepthash.runtime.session import open_session  # noqa: E402
@@ -28,7 +31,7 @@ def exported(tmp_path_factory):
 
 def test_export__bundle_is_the_network_in_every_bit(exported):
     run_path, result = exported
-    assert result.parity.images == 9
+    assert result.parity.images == 8
     assert result.parity.bits_flipped == 0
     assert result.parity.top10_overlap == 1
     assert result.parity.map_delta == 0
@@ -36,7 +39,7 @@ def test_export__bundle_is_the_network_in_every_bit(exported):
     bundle.verify()
     assert bundle.manifest.layout == CodeLayout(16, 2)
     assert bundle.manifest.metrics["map"]["expected"] > 0
-    assert json.loads(bundle.file("parity.json").read_text())["images"] == 9
+    assert json.loads(bundle.file("parity.json").read_text())["images"] == 8
     assert str(run_path.parent) not in (bundle.path / "manifest.json").read_text()
 
 
@@ -85,9 +88,40 @@ def test_export__a_failed_gate_writes_nothing(exported, tmp_path, monkeypatch):
 
     original = module.write_onnx
     monkeypatch.setattr(module, "write_onnx", wrong)
-    with pytest.raises(GateError, match="bits flipped"):
+    with pytest.raises(GateError, match="nothing was written"):
         export_bundle(exported[0], tmp_path / "bad.chb", sample=4)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export__force_replaces_bundles_only(exported, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "precious.jpg").touch()
+    for place in (photos, exported[0]):
+        with pytest.raises(UsageError, match="something else"):
+            export_bundle(exported[0], place, force=True)
+    assert (photos / "precious.jpg").exists()
+    assert (exported[0] / "run.json").exists()
+    before = exported[1].bundle.stat().st_ino
+    export_bundle(exported[0], force=True, sample=2)
+    assert exported[1].bundle.stat().st_ino != before
+
+
+def test_export__keeps_the_paths_of_the_training_machine_to_itself(tmp_path):
+    data = drawn_birds(tmp_path / "data")
+    np.save(tmp_path / "words.npy", np.eye(3))
+    changes = {"guidance": {"source": f"file:{tmp_path / 'words.npy'}"}}
+    train(tiny_config(data, epochs=1).updated(changes, where="test"), tmp_path / "run")
+    bundle = export_bundle(tmp_path / "run", sample=4).bundle
+    text = (bundle / "manifest.json").read_text()
+    assert str(tmp_path) not in text
+    assert "file:words.npy" in text
+
+
+def test_export__from_within_the_run_folder(exported, tmp_path, monkeypatch):
+    shutil.copytree(exported[0], tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert export_bundle(Path(), sample=2).bundle == tmp_path / "mine.chb"
 
 
 def test_export__says_when_the_training_photos_are_gone(exported, tmp_path):
@@ -117,3 +151,27 @@ def test_compare__counts_flips_margins_and_ranks():
     assert parity.largest_margin == pytest.approx(abs(logits[3, 12]))
     with pytest.raises(GateError, match="nothing was written"):
         gate(parity, where="here")
+    rounding = {"largest_margin": 1e-5, "bits_flipped": 1e-4, "top10_overlap": 0.999}
+    gate(replace(same, **rounding), where="here")
+    for worse in ({"bits_flipped": 0.5}, {"top10_overlap": 0.1}, {"largest_margin": np.nan}):
+        with pytest.raises(GateError):
+            gate(replace(same, **{**rounding, **worse}), where="here")
+
+
+def test_compare__one_photo_a_class_has_no_map():
+    logits = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
+    codes, layout = pack(logits), CodeLayout(16, 2)
+    parity = compare(codes, logits, codes, np.arange(6), layout=layout, backend="x")
+    assert parity.map_delta == 0
+
+
+def test_check_outputs__sees_what_the_codes_do_not(exported):
+    model = Run.open(exported[0]).load()
+    session = open_session(exported[1].bundle / "model.onnx", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    check_outputs(model, session, pixels)
+    with torch.no_grad():
+        model.head.norm.weight.mul_(2)
+        model.head.norm.bias.mul_(2)
+    with pytest.raises(GateError, match="logits"):
+        check_outputs(model, session, pixels)

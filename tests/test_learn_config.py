@@ -27,6 +27,12 @@ def test_load_config__reads_sections_over_the_defaults(tmp_path):
         ("[train]\nprecision = 'fp8'", "fp32", None),
         ("[model]\nbits = 12", "multiple of 8", "--bits"),
         ("train = 3", "table", None),
+        ("[train]\nepochs = 0", "at least 1", "train.epochs=1"),
+        ("[train]\neval_every = 0", "at least 1", "train.eval_every=1"),
+        ("[train]\nbatch_size = 1", "at least 2", "train.batch_size=2"),
+        ("[model]\nconcept_dim = 100", "8 heads", "concept_heads"),
+        ("[data]\ncrop = 300", "at least 300", "data.resize=300"),
+        ("[train]\npatience = 2\n[data]\nval_share = 0.0", "early stopping", "--val"),
         ("[train", "cannot read", None),
     ],
 )

@@ -11,7 +11,6 @@ from concepthash.errors import UsageError  # noqa: E402
 from concepthash.learn.backbone import (  # noqa: E402
     Adapter,
     Encoder,
-    attention_rows,
     create_vit,
 )
 from concepthash.learn.config import LossConfig  # noqa: E402
@@ -71,13 +70,19 @@ def test_encoder__with_fresh_adapters_is_the_pretrained_network():
     torch.testing.assert_close(features, x[:, -4:], rtol=1e-4, atol=1e-5)
 
 
-def test_encoder__maps_are_the_last_block_s_attention():
-    vit = small_vit().eval()
-    attention = vit.blocks[-1].attn
-    x = torch.randn(2, 14, 32)
+def test_encoder__maps_are_the_last_block_s_attention_to_the_patches():
+    encoder = Encoder(small_vit(), mean=MEAN, std=STD).eval()
+    seen = {}
+    encoder.blocks[-1].attn.register_forward_hook(lambda _, x, y: seen.update(x=x[0]))
+    tokens = torch.randn(1, 4, 32)
+    _, maps = encoder(photos(2), tokens)
+    attention = encoder.blocks[-1].attn
+    x = seen["x"]
+    assert x.shape == (2, 1 + 9 + 4, 32)
     qkv = attention.qkv(x).reshape(2, 14, 3, 2, 16).permute(2, 0, 3, 1, 4)
     full = (qkv[0] @ qkv[1].transpose(-2, -1) / math.sqrt(16)).softmax(-1).mean(1)
-    torch.testing.assert_close(attention_rows(attention, x, 4), full[:, -4:])
+    expected = full[:, 10:, 1:10].reshape(2, 4, 3, 3)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_encoder__freezes_the_backbone_and_trains_adapters():
@@ -119,7 +124,7 @@ def test_encoder__takes_clip_image_towers(name):
 def test_encoder__refuses_attention_it_cannot_read():
     vit = small_vit()
     vit.blocks[-1].attn = torch.nn.Identity()
-    with pytest.raises(UsageError, match="qkv"):
+    with pytest.raises(UsageError, match="plain blocks"):
         Encoder(vit, mean=MEAN, std=STD)
 
 
@@ -207,8 +212,22 @@ def test_class_centres__keep_text_fixed_and_learn_without_it():
     assert ClassCentres(torch.randn(3, 4), 8, learned=True).embeddings.requires_grad
 
 
-def test_create_vit__any_size_of_timm_has_public_parts_we_use():
-    for name in ("vit_small_patch16_224", "deit_tiny_patch16_224", "vit_base_patch16_clip_224"):
-        vit = timm.create_model(name, depth=1, num_classes=0)
-        for part in ("patch_embed", "norm_pre", "blocks", "norm", "embed_dim", "num_prefix_tokens"):
-            assert hasattr(vit, part), (name, part)
+@pytest.mark.parametrize(
+    ("name", "prefix", "crop"),
+    [("vit_small_patch16_224", 1, 32), ("vit_small_patch14_reg4_dinov2", 5, 28)],
+)
+def test_encoder__takes_other_sizes_and_prefix_tokens_of_timm(name, prefix, crop):
+    vit = create_vit(name, crop=crop, arguments={"depth": 1})
+    assert vit.num_prefix_tokens == prefix
+    features, maps = Encoder(vit, mean=MEAN, std=STD)(
+        torch.zeros(2, crop, crop, 3, dtype=torch.uint8), torch.randn(1, 4, vit.embed_dim)
+    )
+    assert features.shape == (2, 4, vit.embed_dim)
+    assert maps.shape == (2, 4, 2, 2)
+
+
+def test_encoder__refuses_blocks_that_are_put_together_otherwise():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    vit.blocks[0] = timm.models.vision_transformer.ResPostBlock(192, 3)
+    with pytest.raises(UsageError, match="plain blocks"):
+        Encoder(vit, mean=MEAN, std=STD)

@@ -20,8 +20,9 @@ from concepthash.learn.config import GuidanceConfig, TrainConfig  # noqa: E402
 from concepthash.learn.guidance import embed_classes  # noqa: E402
 from concepthash.learn.loop import learning_rate  # noqa: E402
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
+from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
-from concepthash.learn.weights import find_weights, load_vit  # noqa: E402
+from concepthash.learn.weights import CLIP_FILES, find_weights, load_vit  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_train__workers_do_not_change_the_result(run, birds, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_resume__after_an_interruption_equals_an_unbroken_run(run, birds, tmp_path, monkeypatch):
+def test_resume__after_an_interruption_equals_an_unbroken_run(run, birds, tmp_path):
     class Interrupt:
         def note(self, text):
             pass
@@ -95,11 +96,93 @@ def test_resume__after_an_interruption_equals_an_unbroken_run(run, birds, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config(birds), out, reporter=Interrupt())
     assert json.loads((out / "last.json").read_text())["epoch"] == 1
-    torch.manual_seed(99)  # the resumed run must restore its own random state
+    with (out / "metrics.jsonl").open("a") as file:  # as a pulled plug may leave it
+        file.write('{"epo')
     train(tiny_config(birds), out, resume=True)
     one, two = weights(run.run), weights(out)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd"}, {"accumulate": 2}])
+def test_resume__is_exact_with_other_optimisation_too(settings, birds, tmp_path):
+    whole = train(tiny_config(birds, epochs=3, **settings), tmp_path / "a").run
+    config = tiny_config(birds, epochs=3, **settings)
+
+    class Stop(Silent):
+        def metrics(self, values):
+            if values["epoch"] == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "b", reporter=Stop())
+    train(config, tmp_path / "b", resume=True)
+    one, two = weights(whole), weights(tmp_path / "b")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__begins_again_where_a_run_was_killed_before_it_was_recorded(birds, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    train(tiny_config(birds, epochs=1), out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        train(tiny_config(birds), tmp_path / "other")
+
+
+def test_train__evaluates_the_best_checkpoint_not_the_last(birds, tmp_path):
+    result = train(tiny_config(birds, epochs=6, lr=0.05), tmp_path / "a")
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: line["val_map"])
+    assert json.loads((result.run / "best.json").read_text())["epoch"] == best["epoch"]
+    report = json.loads((result.run / "eval.json").read_text())
+    assert report["protocol"]["checkpoint"] == f"best, epoch {best['epoch']}"
+
+
+def test_train__validates_every_few_epochs_and_at_the_end(birds, tmp_path):
+    result = train(tiny_config(birds, epochs=5, eval_every=2), tmp_path / "a")
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "val_map" in line] == [2, 4, 5]
+
+
+def test_train__without_a_test_split_there_is_no_evaluation(birds, tmp_path):
+    config = tiny_config(birds / "train", epochs=1)
+    config = config.updated({"data": {"test_share": 0.0}}, where="test")
+    result = train(config, tmp_path / "a")
+    assert result.evaluation is None
+    assert not (tmp_path / "a" / "eval.json").exists()
+
+
+def test_train__strict_covers_the_test_photos(birds, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(birds, data)
+    victim = next(iter(sorted(data.glob("test/*/*.jpg"))))
+    victim.write_bytes(victim.read_bytes()[:100])
+    config = tiny_config(data, epochs=1).updated({"data": {"strict": True}}, where="test")
+    with pytest.raises(DataError, match="decode"):
+        train(config, tmp_path / "a")
+
+
+def test_train__notes_test_photos_that_are_in_the_train_split(birds, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(birds, data)
+    photo = next(iter(sorted(data.glob("train/*/*.jpg"))))
+    shutil.copy(photo, data / "test" / photo.parent.name / "copy.jpg")
+    notes = []
+
+    class Notes(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    train(tiny_config(data, epochs=1), tmp_path / "a", reporter=Notes())
+    assert any("1 test photos are also in the train split" in note for note in notes)
+
+
+def test_train__bf16_trains_on_the_cpu_and_fp16_is_refused(birds, tmp_path):
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        train(tiny_config(birds, precision="fp16"), tmp_path / "a")
 
 
 def test_resume__refuses_a_changed_configuration(run, birds):
@@ -175,6 +258,31 @@ def test_find_weights__missing_and_offline_names_every_path(monkeypatch, tmp_pat
     (tmp_path / "mine" / "vit_x.safetensors").touch()
     found = find_weights("vit_x", None, offline=True, note=lambda _: None)
     assert found == tmp_path / "mine" / "vit_x.safetensors"
+
+
+def test_find_weights__a_cached_image_tower_is_no_whole_clip(monkeypatch, tmp_path):
+    """The hub's cache is a fake with both files of one repository."""
+    monkeypatch.chdir(tmp_path)
+
+    def cached(repository, file):
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    options = {"offline": True, "note": lambda _: None}
+    assert find_weights("x", "o/x", **options).name == "model.safetensors"
+    whole = find_weights("x", "o/x", files=CLIP_FILES, **options)
+    assert whole.name == "open_clip_model.safetensors"
+
+
+def test_find_weights__a_hub_out_of_reach_fails_at_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="out of reach"):
+        find_weights("x", "o/x", offline=False, note=lambda _: None)
 
 
 def test_load_vit__refuses_pickles_and_incomplete_files(tmp_path):
@@ -315,3 +423,11 @@ def test_guidance__sentence_encoder_in_onnx_is_pooled_over_its_words(tmp_path):
     for row, ids in zip(found.vectors, ([1, 2, 3, 1, 4], [1, 2, 3, 1, 5, 6]), strict=True):
         mean = table[ids].mean(0)
         assert np.allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_train__writes_tensorboard_when_asked(birds, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(tiny_config(birds, epochs=1, trackers=["tensorboard"]), tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    with pytest.raises(UsageError, match="unknown tracker 'excel'"):
+        train(tiny_config(birds, trackers=["excel"]), tmp_path / "other")

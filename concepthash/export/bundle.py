@@ -11,13 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from concepthash.bundle import MODEL, SUFFIX, Bundle, Manifest, fingerprint, write_bundle
+from concepthash.bundle import (
+    MODEL,
+    SUFFIX,
+    Bundle,
+    Manifest,
+    check_target,
+    fingerprint,
+    write_bundle,
+)
 from concepthash.codes import Codes
 from concepthash.datasets import Split
 from concepthash.decode import decode_batches
-from concepthash.errors import DataError, Skipped, UsageError
+from concepthash.errors import DataError, Skipped
 from concepthash.export.graph import write_onnx
-from concepthash.export.parity import Parity, compare, gate
+from concepthash.export.parity import Parity, check_outputs, compare, gate
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.data import read_dataset
 from concepthash.learn.hashing import hash_split
@@ -86,9 +94,9 @@ def export_bundle(
     tell = reporter or Silent()
     run = Run.open(run_path)
     which = checkpoint or run.which()
-    target = out or run_path.with_name(run_path.name + SUFFIX)
-    if target.exists() and not force:
-        raise UsageError("the bundle exists already", where=target, hint="--force replaces it")
+    home = run_path.resolve()
+    target = out or (run_path if run_path.name else home).with_name(home.name + SUFFIX)
+    check_target(target, replace=force)
     model = run.load(which)
     tell.note(f"export: {run_path}, {which} checkpoint")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +115,7 @@ def _check(
     run: Run, model: Any, onnx: Path, sample: int, skipped: Skipped, tell: Reporter
 ) -> Parity:
     data = read_dataset(run.data_config(), seed=run.config.train.seed)
-    count = min(sample, len(data.train))
-    chosen = np.linspace(0, len(data.train) - 1, count).round().astype(int)
-    split = data.train.select(chosen.tolist())
+    split = data.train.select(_spread_pairs(len(data.train), sample))
     reference = hash_split(
         model,
         data.root,
@@ -127,6 +133,8 @@ def _check(
             hint="bring them back to where they were, then chash export again",
         )
     session = open_session(onnx, device="cpu")
+    batches = decode_batches((data.root / p for p in split.paths), run.preprocess)
+    check_outputs(model, session, next(b.pixels for b in batches if b.positions))
     codes = np.concatenate(list(_codes(session, run, data.root, split, tell)))
     return compare(
         codes,
@@ -138,6 +146,13 @@ def _check(
     )
 
 
+def _spread_pairs(count: int, sample: int) -> list[int]:
+    """Up to ``sample`` positions spread over ``count``, two by two: neighbours share a class."""
+    starts = np.linspace(0, max(count - 2, 0), max(sample // 2, 1)).round().astype(int)
+    chosen = np.unique(np.concatenate([starts, starts + 1]))
+    return [int(position) for position in chosen if position < count]
+
+
 def _codes(session: Any, run: Run, root: Path, split: Split, tell: Reporter) -> Iterator[Codes]:
     done = 0
     for batch in decode_batches((root / p for p in split.paths), run.preprocess):
@@ -147,14 +162,24 @@ def _codes(session: Any, run: Run, root: Path, split: Split, tell: Reporter) -> 
         tell.progress("hashing with onnxruntime", done, len(split))
 
 
+def without_folders(source: str) -> str:
+    """A guidance source with the file name alone: ``sentence:/a/b`` as ``sentence:b``."""
+    return ":".join(Path(part).name or part for part in source.split(":"))
+
+
 def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force: bool) -> Bundle:
     progress = run.progress(which)
     evaluation = run.path / "eval.json"
     report = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
+    if not str(report.get("protocol", {}).get("checkpoint", "")).startswith(f"{which},"):
+        report = {}  # the figures are of the other checkpoint
     kept = ("map", "map_at_r", "precision", "recall", "per_concept_map", "protocol")
-    config = run.config.to_json()
-    config["data"]["root"] = Path(run.config.data.root).name  # no paths of the training machine
+    config = run.config.to_json()  # without the paths of the training machine
+    config["data"]["root"] = Path(run.config.data.root).name
     config["model"]["weights"] = Path(run.config.model.weights).name
+    config["guidance"]["source"] = without_folders(run.config.guidance.source)
+    guidance = {**run.record["guidance"]}
+    guidance["source"] = without_folders(guidance["source"])
     manifest = Manifest(
         name=target.name.removesuffix(SUFFIX),
         bits=run.layout.bits,
@@ -167,7 +192,7 @@ def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force
         training={
             "checkpoint": which,
             **progress,
-            "guidance": run.record["guidance"],
+            "guidance": guidance,
             "versions": run.record["versions"],
             "config": config,
         },

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from concepthash.errors import UsageError
 from concepthash.learn.model import ConceptHash
 
 OPSET = 20
@@ -53,7 +54,17 @@ def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
         model: in evaluation mode, on the CPU.
         path: the file to write; weights inside.
         crop: input side, pixels.
+
+    Raises:
+        UsageError: if the weights do not fit into one ONNX file.
     """
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size >= 2**31:
+        raise UsageError(
+            f"the network has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2",
+            where="model.backbone",
+            hint="a smaller --backbone",
+        )
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -76,7 +87,9 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -7,16 +7,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from concepthash.codes import CodeLayout, Codes, hamming, unpack
 from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
+from concepthash.images import Pixels
+from concepthash.learn.model import ConceptHash
 from concepthash.rankings import Labels
+from concepthash.runtime.session import Session
 
 ZERO_MARGIN = 1e-4
 """A logit this near 0 may fall on either side by rounding alone; larger flips are errors."""
 
+MOST_FLIPS = 1e-3
+LEAST_OVERLAP = 0.99
+"""What rounding at zero margin can do at most, of all bits and of the first hits."""
+
+OUTPUT_TOLERANCE = 1e-2
+"""Largest difference of a logit or map value between network and graph, both in fp32."""
+
 TOP = 10
+
+_REPORT = "chash doctor shows the versions of torch, onnx and onnxruntime to report"
 
 
 @dataclass(frozen=True)
@@ -74,17 +87,13 @@ def compare(
     flipped = unpack(codes) != unpack(reference)
     margins = np.abs(reference_logits)[flipped]
     shares = [float(flipped[:, layout.concept_slice(m)].mean()) for m in range(layout.concepts)]
-    before, after = (
-        evaluate(c, labels, c, labels, layout=layout, exclude_self=True).map.expected
-        for c in (reference, codes)
-    )
     return Parity(
         images=len(codes),
         bits_flipped=float(flipped.mean()),
         per_concept=tuple(shares),
         largest_margin=float(margins.max(initial=0.0)),
         top10_overlap=_overlap(_top(reference), _top(codes)),
-        map_delta=after - before,
+        map_delta=_map_delta(codes, reference, labels, layout),
         backend=backend,
     )
 
@@ -101,16 +110,52 @@ def _overlap(a: npt.NDArray[np.intp], b: npt.NDArray[np.intp]) -> float:
     return float(np.mean(common))
 
 
+def _map_delta(codes: Codes, reference: Codes, labels: Labels, layout: CodeLayout) -> float:
+    if len(np.unique(labels)) == len(labels):
+        return 0.0  # one photo a class: nothing can be found, by either
+    after, before = (
+        evaluate(c, labels, c, labels, layout=layout, exclude_self=True).map.expected
+        for c in (codes, reference)
+    )
+    return after - before
+
+
+def check_outputs(model: ConceptHash, session: Session, pixels: Pixels) -> None:
+    """Compare the logits and maps of one batch, which the codes alone do not show.
+
+    Raises:
+        GateError: if they differ by more than rounding, or are not finite.
+    """
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(pixels))
+    found = session.run(pixels)
+    pairs = {"logits": (found.logits, expected.logits), "maps": (found.attention, expected.maps)}
+    for name, (ours, theirs) in pairs.items():
+        difference = float(np.abs(ours - theirs.numpy()).max(initial=0.0))
+        if not difference <= OUTPUT_TOLERANCE:  # also if it is not a number
+            raise GateError(
+                f"the {name} of the exported graph differ by {difference:.2g}; nothing was written",
+                where=session.backend,
+                hint=_REPORT,
+            )
+
+
 def gate(parity: Parity, *, where: object) -> None:
     """Let only an artefact pass whose flips are rounding at zero margin.
 
     Raises:
         GateError: with the figures.
     """
-    if parity.largest_margin > ZERO_MARGIN:
+    passed = (
+        parity.largest_margin <= ZERO_MARGIN
+        and parity.bits_flipped <= MOST_FLIPS
+        and parity.top10_overlap >= LEAST_OVERLAP
+    )
+    if not passed:
         raise GateError(
             f"the exported model is not the model: {parity.bits_flipped:.3%} of the bits flipped, "
-            f"up to |logit| {parity.largest_margin:.2g}; nothing was written",
+            f"up to |logit| {parity.largest_margin:.2g}, top-10 overlap "
+            f"{parity.top10_overlap:.3f}; nothing was written",
             where=where,
-            hint="chash doctor shows the versions of torch, onnx and onnxruntime to report",
+            hint=_REPORT,
         )

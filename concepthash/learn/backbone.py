@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,9 +75,9 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         blocks = list(vit.blocks)
-        if not hasattr(blocks[-1].attn, "qkv") or not hasattr(blocks[-1], "norm1"):
+        if not all(type(b) is Block and hasattr(b.attn, "qkv") for b in blocks):
             raise UsageError(
-                f"{type(vit).__name__} has no plain qkv attention to read concept maps from",
+                f"{type(vit).__name__} has not the plain blocks that concept maps are read from",
                 where="model.backbone",
                 hint="choose a vit_* model of timm",
             )
@@ -165,7 +166,8 @@ def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTran
             name, pretrained=False, num_classes=0, img_size=crop, global_pool="", **arguments
         )
     except (RuntimeError, TypeError, AssertionError) as error:
-        near = timm.list_models(f"*{name.split('.')[0].split('_patch')[0]}*")[:5]
+        stem = name.partition(".")[0].partition("_patch")[0]
+        near = [known for known in timm.list_models(f"*{stem}*") if known != name][:5]
         raise UsageError(
             f"timm cannot create {name!r}: {error}",
             where="model.backbone",

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,9 +149,8 @@ class Run:
 
     def data_config(self) -> DataConfig:
         """Where the training photos are, also from another folder than the run was started in."""
-        recorded = self.config.data
-        root = recorded.root if Path(recorded.root).exists() else self.record["data_root"]
-        return replace(recorded, root=root)
+        recorded, resolved = self.config.data, self.record["data_root"]
+        return replace(recorded, root=resolved) if Path(resolved).exists() else recorded
 
     def load(self, which: str | None = None) -> ConceptHash:
         """The trained network in evaluation mode; ``which`` is best or last.
@@ -158,23 +158,34 @@ class Run:
         Raises:
             CheckpointError: naming the file that is missing or does not fit.
         """
+        trained = read_tensors(self.path / f"{which or self.which()}.safetensors")
+        return self._network(trained).eval()
+
+    def load_state(self) -> tuple[ConceptHash, State]:
+        """The network after the last finished epoch, and the rest a resumed run needs.
+
+        Raises:
+            CheckpointError: if the state is missing, damaged or does not fit.
+        """
+        state = read_state(self.path / "state.safetensors")
+        return self._network(state.model), state
+
+    def _network(self, trained: dict[str, Tensor]) -> ConceptHash:
         model = build_model(
             self.config.model,
             crop=self.config.data.crop,
             mean=tuple(self.record["mean"]),
             std=tuple(self.record["std"]),
         )
-        state: dict[str, Tensor] = {}
-        for name in ("frozen", which or self.which()):
-            state |= read_tensors(self.path / f"{name}.safetensors")
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(read_tensors(self.path / "frozen.safetensors") | trained)
         except RuntimeError as error:
             raise CheckpointError(
                 f"the checkpoint does not fit its configuration: {str(error).splitlines()[-1]}",
                 where=self.path,
+                hint="train again, or copy the run again",
             ) from None
-        return model.eval()
+        return model
 
     def weights_sha256(self, which: str | None = None) -> str:
         """Hexadecimal digest over both parameter files."""
@@ -225,10 +236,33 @@ def read_json(path: Path) -> dict[str, Any]:
             f"not a training run: no {path.name}", where=path.parent, hint="chash train DATA"
         ) from None
     except ValueError as error:
-        raise CheckpointError(f"damaged: {error}", where=path) from None
+        raise CheckpointError(
+            f"damaged: {error}", where=path, hint="train again, or copy the run again"
+        ) from None
     if not isinstance(value, dict):
-        raise CheckpointError("damaged: not a JSON object", where=path)
+        raise CheckpointError(
+            "damaged: not a JSON object", where=path, hint="train again, or copy the run again"
+        )
     return value
+
+
+@dataclass
+class State:
+    """What ``state.safetensors`` holds.
+
+    Args:
+        model: trained parameters.
+        objective: those of centres and losses.
+        optimizer: its tensors by parameter number.
+        random: torch's random state on the CPU.
+        progress: epoch, best validation, history, settings of the optimiser's groups.
+    """
+
+    model: dict[str, Tensor]
+    objective: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    random: Tensor
+    progress: dict[str, Any]
 
 
 def save_state(
@@ -252,33 +286,51 @@ def save_state(
     write_bytes(path / "state.safetensors", save(tensors, metadata={"progress": record}))
 
 
-def load_state(
-    path: Path, model: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore what :func:`save_state` wrote; returns its ``progress``.
+def read_state(file: Path) -> State:
+    """Read what :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: if the file is damaged.
+        CheckpointError: if the file is missing, damaged or something else.
     """
-    file = path / "state.safetensors"
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "optimizer": {}, "rng": {}}
-    for name, value in read_tensors(file).items():
-        kind, _, rest = name.partition(".")
-        parts[kind][rest] = value
-    with safe_open(file, framework="pt") as opened:
-        progress: dict[str, Any] = json.loads(opened.metadata()["progress"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in parts["optimizer"].items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    model.load_state_dict(parts["model"], strict=False)  # the frozen part is there already
-    objective.load_state_dict(parts["objective"])
-    optimizer.load_state_dict({"state": state, "param_groups": progress.pop("groups")})
-    torch.set_rng_state(parts["rng"]["torch"])
-    return progress
+    state = State({}, {}, {}, torch.get_rng_state(), {})
+    tensors = read_tensors(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            state.progress.update(json.loads(opened.metadata()["progress"]))
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, key = rest.partition(".")
+                state.optimizer.setdefault(int(index), {})[key] = value
+            elif kind != "rng":
+                {"model": state.model, "objective": state.objective}[kind][rest] = value
+        state.random = tensors["rng.torch"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"not the state of a training: {error}", where=file, hint="train again"
+        ) from None
+    return state
+
+
+def restore(state: State, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state back where it came from, the random numbers included.
+
+    Raises:
+        CheckpointError: if it is that of another objective.
+    """
+    try:
+        objective.load_state_dict(state.objective)
+        groups = state.progress["groups"]
+        optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"the state does not fit the run: {str(error).splitlines()[-1]}", hint="train again"
+        ) from None
+    torch.set_rng_state(state.random)
 
 
 def write_embeddings(path: Path, vectors: np.ndarray[Any, Any]) -> None:
     """Keep the class embeddings in the run, so that no later step needs the text encoder."""
-    with (path / "embeddings.npy").open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
+    buffer = io.BytesIO()
+    np.save(buffer, vectors, allow_pickle=False)
+    write_bytes(path / "embeddings.npy", buffer.getvalue())

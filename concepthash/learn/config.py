@@ -41,6 +41,9 @@ class DataConfig:
     workers: int = 1  # processes that augment photos
     strict: bool = False  # a photo that cannot be read is an error, not skipped
 
+    def __post_init__(self) -> None:
+        _at_least(self, {"val_share": 0, "crop": 1, "resize": self.crop, "workers": 0})
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -60,6 +63,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         CodeLayout(self.bits, self.concepts)
+        _at_least(self, {"concept_dim": 1, "concept_heads": 1, "adapter_ratio": 0})
+        if self.concept_dim % self.concept_heads:
+            raise UsageError(
+                f"{self.concept_heads} heads cannot share {self.concept_dim} dimensions evenly",
+                where="model.concept_dim",
+                hint="--set model.concept_heads=8 --set model.concept_dim=512",
+            )
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,10 @@ class TrainConfig:
     seed: int = 0
     trackers: tuple[str, ...] = ()  # tensorboard, wandb; metrics.jsonl is always written
 
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "eval_every": 1, "patience": 0}
+        _at_least(self, {**least, "lr": 0, "weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0})
+
 
 @dataclass(frozen=True)
 class Config:
@@ -113,6 +127,14 @@ class Config:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.train.patience and not self.data.val_share:
+            raise UsageError(
+                "early stopping needs photos to validate on",
+                where="train.patience",
+                hint="--val 0.1",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """All settings as plain values."""
@@ -165,6 +187,18 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
         elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
+
+
+def _at_least(settings: object, least: dict[str, float]) -> None:
+    for key, value in least.items():
+        given = getattr(settings, key)
+        if given < value:
+            section = type(settings).__name__.removesuffix("Config").lower()
+            raise UsageError(
+                f"{key} is at least {value}, not {given}",
+                where=f"{section}.{key}",
+                hint=f"--set {section}.{key}={value}",
+            )
 
 
 def _known(key: str, known: dict[str, Any], what: str, where: object) -> None:

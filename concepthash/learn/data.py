@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concepthash.datasets import Dataset, find_duplicates, load_dataset
+from collections.abc import Callable
+
+from concepthash.datasets import Dataset, check_files, find_duplicates, load_dataset
 from concepthash.errors import DataError
 from concepthash.learn.config import DataConfig
 
@@ -21,15 +23,25 @@ def read_dataset(config: DataConfig, *, seed: int) -> Dataset:
     )
 
 
-def refuse_ambiguous(data: Dataset) -> None:
-    """Check that no photo stands in two classes.
+def check_photos(data: Dataset, *, strict: bool, note: Callable[[str], None]) -> None:
+    """Look at the files before the first epoch: missing ones, and one photo in two places.
 
     Raises:
-        DataError: naming the two files.
+        DataError: if a photo stands in two classes, or one is missing and ``strict``.
     """
-    for first, other in find_duplicates(data, across="labels"):
+    missing = check_files(data)
+    if missing and strict:
+        first = missing.items[0]
+        raise DataError(first.reason, where=first.path, hint="mend the list, or leave out --strict")
+    for first_path, other in find_duplicates(data, across="labels"):
         raise DataError(
             "one photo has two labels: identical files in different classes",
-            where=f"{first} and {other}",
+            where=f"{first_path} and {other}",
             hint="keep one of the two",
+        )
+    leaks = find_duplicates(data, across="splits")
+    if leaks:
+        note(
+            f"data: {len(leaks)} test photos are also in the train split, such as {leaks[0][1]}; "
+            "scores will look better than they are"
         )

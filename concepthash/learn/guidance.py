@@ -25,7 +25,7 @@ import torch
 
 from concepthash.errors import BackendError, UsageError, WeightsError
 from concepthash.learn.config import GuidanceConfig
-from concepthash.learn.weights import check_safetensors, find_weights
+from concepthash.learn.weights import CLIP_FILES, check_safetensors, find_weights
 
 Vectors = npt.NDArray[np.float32]
 
@@ -151,8 +151,16 @@ def _clip(
     else:
         known = open_clip.get_pretrained_cfg(architecture, tag)
         repository = str(known.get("hf_hub", "")).strip("/") or None
-        path = find_weights(f"{architecture}-{tag}", repository, offline=offline, note=note)
-    model = open_clip.create_model(architecture, pretrained=str(path)).eval()
+        name = f"{architecture}-{tag}"
+        path = find_weights(name, repository, files=CLIP_FILES, offline=offline, note=note)
+    try:
+        model = open_clip.create_model(architecture, pretrained=str(path)).eval()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the weights are not those of {architecture}: {str(error).splitlines()[0]}",
+            where=path,
+            hint="--guidance clip:ARCH:FILE with a whole CLIP in open_clip's key names",
+        ) from None
     tower = model.text if hasattr(model, "text") else model
     tower.text_projection = None  # pooled features before the projection, as in the paper's code
     tokens = open_clip.get_tokenizer(architecture)(prompts)
@@ -249,9 +257,11 @@ def _file(path: Path, classes: int) -> ClassEmbeddings:
         vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the class embeddings: {error}", where=path) from None
-    if vectors.ndim != 2 or len(vectors) != classes or not np.isfinite(vectors).all():
+    shape = np.shape(vectors)
+    numbers = isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fiu"
+    if not numbers or len(shape) != 2 or shape[0] != classes or not np.isfinite(vectors).all():
         raise UsageError(
-            f"class embeddings must be finite numbers of shape ({classes}, E), got {vectors.shape}",
+            f"class embeddings must be finite numbers of shape ({classes}, E), got {shape}",
             where=path,
             hint="one row a class, in the order the run prints them",
         )

@@ -11,20 +11,22 @@ from typing import Any
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import concepthash
 from concepthash.codes import CodeLayout
 from concepthash.datasets import Dataset, Split, evaluate_splits, holdout
-from concepthash.errors import CheckpointError, DataError, Skipped
+from concepthash.errors import DataError, Skipped, TrainingError
 from concepthash.evaluation import Evaluation
 from concepthash.files import write_bytes, write_json
 from concepthash.images import Preprocess
 from concepthash.learn.checkpoint import (
     FORMAT_VERSION,
     Run,
-    load_state,
+    State,
+    restore,
     save_state,
     split_state,
     write_embeddings,
@@ -37,6 +39,8 @@ from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
 from concepthash.learn.report import Reporter
+from concepthash.metrics import average_precision
+from concepthash.rankings import rank
 
 
 class Trainee(nn.Module):
@@ -81,9 +85,10 @@ class Trainer:
         self.epoch = 0
         self.best = -1.0
         self.worse = 0
+        self.history: list[dict[str, float]] = []
 
-    def run(self, *, resume: bool) -> None:
-        """Train every epoch that is still to do; ``resume`` takes up the state on disk."""
+    def run(self, state: State | None) -> None:
+        """Train every epoch that is still to do, after ``state`` if there is one."""
         config, tell = self.config.train, self.tell
         fit, held = holdout(self.data.train, self.config.data.val_share, config.seed)
         tell.note(
@@ -106,10 +111,10 @@ class Trainer:
         )
         trainee = Trainee(self.model, self.objective)
         self.optimizer: Any = make_optimizer(trainee, config)
-        if resume:
-            self._restore()
-        else:
+        if state is None:
             self._record()
+        else:
+            self._restore(state)
         trainee, self.optimizer, loader = self.accelerator.prepare(trainee, self.optimizer, loader)
         self.accelerator.init_trackers(self.out.name or "run")
         precision = self.accelerator.mixed_precision.replace("no", "fp32")
@@ -123,6 +128,7 @@ class Trainer:
                 values["val_map"] = self._validate(fit, held)
             self._save(values)
         self.accelerator.end_training()
+        self.accelerator.wait_for_everyone()
 
     def _refuse_lost_classes(self, photos: TrainingPhotos) -> None:
         lost = set(range(len(self.data.class_names))) - set(photos.labels.tolist())
@@ -158,7 +164,7 @@ class Trainer:
             self.tell.progress(f"epoch {self.epoch + 1}/{config.epochs}", done, photos)
         values = {name: float(value) / len(loader) for name, value in sums.items()}
         if not math.isfinite(values["total"]):
-            raise CheckpointError(
+            raise TrainingError(
                 f"the loss became {values['total']} in epoch {self.epoch + 1}; "
                 "the last finished epoch is kept",
                 where=self.out,
@@ -168,27 +174,36 @@ class Trainer:
         return {**values, "lr": lr, "images_per_s": done / seconds}
 
     def _validate(self, fit: Split, held: Split) -> float:
-        """Expected mAP of the held-out photos over those trained on."""
-        database, queries = (self._hash(split, "validating") for split in (fit, held))
-        result = evaluate_splits(queries.items, database.items, self.data, {})
+        """Expected mAP of the held-out photos over those trained on, measured by one process."""
+        found = [0.0]
+        if self.accelerator.is_main_process:
+            database, queries = (self._hash(s, "validating").items for s in (fit, held))
+            ranked = rank(queries.codes, queries.labels, database.codes, database.labels)
+            found = [ranked.mean(average_precision(ranked).expected)]
+        broadcast_object_list(found)
         self.worse += 1
-        if result.map.expected > self.best:
-            self.best, self.worse = result.map.expected, 0
-            self._write_weights("best", result.map.expected)
-        return result.map.expected
+        if found[0] > self.best:
+            self.best, self.worse = found[0], 0
+            self._write_weights("best", found[0])
+        return found[0]
 
     def _hash(self, split: Split, stage: str) -> HashedSplit:
-        return hash_split(
+        known = len(self.skipped)
+        hashed = hash_split(
             self.model.to(self.accelerator.device),
             self.data.root,
             split,
             self.preprocess,
             self.layout,
             device=self.accelerator.device,
-            skipped=Skipped() if stage == "validating" else self.skipped,
+            skipped=self.skipped,
             reporter=self.tell,
             stage=stage,
         )
+        if self.config.data.strict and len(self.skipped) > known:
+            bad = self.skipped.items[known]
+            raise DataError(bad.reason, where=bad.path, hint="mend or remove the file")
+        return hashed
 
     def _out_of_patience(self) -> bool:
         patience = self.config.train.patience
@@ -214,7 +229,7 @@ class Trainer:
                 "learned": self.embeddings.learned,
                 "prompt": self.config.guidance.prompt,
             },
-            "data_root": str(self.data.root.resolve()),
+            "data_root": str(Path(self.config.data.root).resolve()),
             "mean": (encoder.mean.flatten() / 255).tolist(),
             "std": (encoder.std.flatten() / 255).tolist(),
             "versions": {
@@ -237,23 +252,28 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self._write_weights("last", values.get("val_map"))
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": self.epoch, **values}) + "\n")
-        progress = {"epoch": self.epoch, "best": self.best, "worse": self.worse}
+        self.history.append({"epoch": self.epoch, **values})
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        write_bytes(self.out / "metrics.jsonl", lines.encode())
+        progress = {
+            "epoch": self.epoch,
+            "best": self.best,
+            "worse": self.worse,
+            "history": self.history,
+        }
         save_state(self.out, self.model, self.objective, self.optimizer, progress)
 
-    def _restore(self) -> None:
-        progress = load_state(self.out, self.model, self.objective, self.optimizer)
+    def _restore(self, state: State) -> None:
+        restore(state, self.objective, self.optimizer)
+        progress = state.progress
         self.epoch, self.best = progress["epoch"], progress["best"]
-        self.worse = progress["worse"]
-        metrics = self.out / "metrics.jsonl"  # an epoch may have been logged and not been saved
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["epoch"] <= self.epoch]
-        write_bytes(metrics, "".join(f"{line}\n" for line in kept).encode())
+        self.worse, self.history = progress["worse"], progress["history"]
         self.tell.note(f"resuming after epoch {self.epoch}")
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the chosen checkpoint on the test split, if there is one, and report."""
+        if not self.accelerator.is_main_process:
+            return None
         run = Run.open(self.out)
         which = run.which()
         self.model = run.load(which)

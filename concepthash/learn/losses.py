@@ -23,7 +23,8 @@ def cosine_margin_loss(
         centres: ``(C, D)``.
         labels: ``(B,)`` in 0..C-1.
     """
-    cosine = F.normalize(x, dim=-1) @ F.normalize(centres, dim=-1).T
+    with torch.autocast(x.device.type, enabled=False):  # half precision blurs scaled cosines
+        cosine = F.normalize(x.float(), dim=-1) @ F.normalize(centres.float(), dim=-1).T
     target = F.one_hot(labels, len(centres)).to(cosine.dtype)
     return F.cross_entropy(scale * (cosine - margin * target), labels)
 
@@ -113,6 +114,11 @@ class Objective(nn.Module):
         self.config = config
         self.embedding = nn.Parameter(torch.randn(concepts, dim) * 0.02)  # E'
         self.centroids = nn.Parameter(torch.randn(len(centres.embeddings), dim) * 0.02)
+        if not config.concept:  # a term that is left out trains nothing
+            self.embedding.requires_grad_(False)
+            self.centroids.requires_grad_(False)
+        if not config.classification:  # L_quan alone does not move the centres
+            self.centres.requires_grad_(False)
 
     def forward(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
         """Scalars: ``total`` and each term, before its weight; terms of weight 0 are left out."""

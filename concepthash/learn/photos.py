@@ -87,7 +87,7 @@ class TrainingPhotos(Dataset[tuple[Tensor, Tensor]]):
             photo = decode_training(photo, self.short_side)
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence((self.seed, epoch, position)).generate_state(1)
-            torch.manual_seed(int(seed[0]))
+            torch.default_generator.manual_seed(int(seed[0]))  # the GPU's stays as it is
             pixels = self.transform(photo)
         return pixels.permute(1, 2, 0).contiguous(), self.labels[position]
 
@@ -153,12 +153,14 @@ def read_photos(
                 photos.append(result)
                 kept.append(position)
     if len(photos) < 2:
-        raise DataError("fewer than two training photos can be read", where=root)
+        raise DataError(
+            "fewer than two training photos can be read", where=root, hint="chash train --dry-run"
+        )
     uncached = sum(isinstance(p, Path) for p in photos)
     if uncached:
         reporter.note(
-            f"data: {uncached} of {len(photos)} photos do not fit in --cache-mb {data.cache_mb} "
-            "and are decoded each epoch"
+            f"data: {uncached} of {len(photos)} photos do not fit in memory "
+            f"(data.cache_mb = {data.cache_mb}) and are decoded each epoch"
         )
     return TrainingPhotos(
         photos,

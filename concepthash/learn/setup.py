@@ -13,12 +13,14 @@ from accelerate import Accelerator
 from concepthash.datasets import Dataset
 from concepthash.errors import BackendError, DataError, UsageError
 from concepthash.learn.backbone import create_vit
-from concepthash.learn.checkpoint import Run, assemble
+from concepthash.learn.checkpoint import Run, State, assemble
 from concepthash.learn.config import Config, TrainConfig
 from concepthash.learn.guidance import ClassEmbeddings, embed_classes
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter
 from concepthash.learn.weights import check_safetensors, find_weights, load_vit
+
+TRACKERS = ("tensorboard", "wandb")
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -35,10 +37,15 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     precision = config.precision
     if precision == "auto":
-        # Measured: bf16 is slower than fp32 on CPUs without AMX or AVX-512 BF16.
-        precision = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "fp32"
+        # bf16 is slower than fp32 on CPUs without AMX: benchmarks/results/training.json.
+        native = not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp32"
+    if precision == "fp16" and on_cpu:
+        raise UsageError(
+            "fp16 needs a GPU", where="train.precision", hint="--precision fp32, or bf16"
+        )
     for package in config.trackers:
-        if package not in ("tensorboard", "wandb"):
+        if package not in TRACKERS:
             raise UsageError(
                 f"unknown tracker {package!r}", where="train.trackers", hint="tensorboard or wandb"
             )
@@ -67,7 +74,8 @@ def build_pretrained(
     settings = config.model
     vit = create_vit(settings.backbone, crop=config.data.crop, arguments=settings.backbone_args)
     if settings.weights == "none":
-        tell.note(f"weights: {settings.backbone} starts from random numbers")
+        frozen = " and stays there: --set model.freeze=false lets it learn" * settings.freeze
+        tell.note(f"weights: {settings.backbone} starts from random numbers{frozen}")
     else:
         if settings.weights:
             path = check_safetensors(Path(settings.weights))
@@ -90,16 +98,22 @@ def build_pretrained(
     return model, embeddings
 
 
-def build_resumed(run: Run, data: Dataset) -> tuple[ConceptHash, ClassEmbeddings]:
-    """The network after the last finished epoch of a run, and its class embeddings.
+def build_resumed(run: Run, data: Dataset) -> tuple[ConceptHash, ClassEmbeddings, State]:
+    """The network after the last finished epoch of a run, its class embeddings, and the rest.
 
     Raises:
         DataError: if the data have other classes than the run.
         CheckpointError: if the run cannot be read.
     """
     if run.class_names != data.class_names:
-        raise DataError("the classes are not those of the run", where=data.root)
+        other = sorted(set(run.class_names) ^ set(data.class_names))[:5]
+        raise DataError(
+            f"the classes are not those of the run: {', '.join(other) or 'another order'}",
+            where=data.root,
+            hint="train anew with another --out",
+        )
     vectors = np.load(run.path / "embeddings.npy", allow_pickle=False)
     guidance = run.record["guidance"]
     embeddings = ClassEmbeddings(vectors, guidance["source"], guidance["learned"])
-    return run.load("last"), embeddings
+    model, state = run.load_state()
+    return model, embeddings, state

@@ -13,10 +13,10 @@ from concepthash.errors import Skipped, UsageError
 from concepthash.evaluation import Evaluation
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.config import Config, difference
-from concepthash.learn.data import read_dataset, refuse_ambiguous
+from concepthash.learn.data import check_photos, read_dataset
 from concepthash.learn.loop import Trainer
 from concepthash.learn.report import Reporter, Silent
-from concepthash.learn.setup import build_pretrained, build_resumed, make_accelerator
+from concepthash.learn.setup import TRACKERS, build_pretrained, build_resumed, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,34 @@ def train(
         BackendError: if a device or an optional package is missing.
     """
     tell = reporter or Silent()
-    if out.exists() and not resume and any(out.iterdir()):
-        raise UsageError("the run exists", where=out, hint="--resume, or another --out")
+    if not resume:
+        _refuse_taken(out)
     run = _resumable(config, out) if resume else None
     data = read_dataset(config.data, seed=config.train.seed)
     for note in data.notes:
         tell.note(f"data: {note}")
-    refuse_ambiguous(data)
     accelerator = make_accelerator(config.train, out)
     torch.manual_seed(config.train.seed)
+    state = None
     if run is None:
         model, embeddings = build_pretrained(config, data, offline=offline, tell=tell)
     else:
-        model, embeddings = build_resumed(run, data)
+        model, embeddings, state = build_resumed(run, data)
+    check_photos(data, strict=config.data.strict, note=tell.note)
     trainer = Trainer(config, out, data, model, embeddings, accelerator, tell)
     with _say_what_is_kept(tell, out):
-        trainer.run(resume=run is not None)
+        trainer.run(state)
     evaluation = trainer.evaluate()
     return TrainResult(out, trainer.epoch, evaluation, trainer.skipped)
+
+
+def _refuse_taken(out: Path) -> None:
+    if (out / "run.json").exists():
+        raise UsageError("the run exists", where=out, hint="--resume, or another --out")
+    # A run that was killed before it was recorded is begun again; anything else is not ours.
+    ours = {"config.json", "embeddings.npy", "frozen.safetensors", *TRACKERS}
+    if out.exists() and not {file.name for file in out.iterdir()} <= ours:
+        raise UsageError("the folder is not empty and no run", where=out, hint="another --out")
 
 
 def _resumable(config: Config, out: Path) -> Run | None:
@@ -98,5 +108,6 @@ def _say_what_is_kept(tell: Reporter, out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        tell.note(f"interrupted; finished epochs are kept: chash train --resume --out {out}")
+        if (out / "state.safetensors").is_file():
+            tell.note(f"interrupted; finished epochs are kept: chash train --resume --out {out}")
         raise

@@ -14,13 +14,14 @@ from concepthash.demo import write_dataset
 from concepthash.errors import Skipped
 from concepthash.learn.checkpoint import build_model
 from concepthash.learn.config import Config
+from concepthash.learn.data import read_dataset
+from concepthash.learn.loop import Trainee, make_optimizer
 from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.photos import EpochSampler, read_photos, training_loader
 from concepthash.learn.report import Silent
-from concepthash.learn.train import Trainee, _optimizer, read_dataset
 
-ROUNDS = 5
-STEPS = 6
+ROUNDS = 3
+STEPS = 4
 
 
 def step(trainee: Trainee, optimizer: torch.optim.Optimizer, images, labels) -> None:
@@ -32,7 +33,7 @@ def step(trainee: Trainee, optimizer: torch.optim.Optimizer, images, labels) -> 
 def main() -> None:
     backbone = sys.argv[1] if len(sys.argv) > 1 else "vit_tiny_patch16_224"
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder) / "birds", species=8, images=40, test_share=0.2, size=288)
+        write_dataset(Path(folder) / "birds", species=8, images=24, test_share=0.2, size=288)
         changes = {"data": {"root": f"{folder}/birds"}, "model": {"backbone": backbone}}
         config = Config().updated(changes, where="benchmark")
         data = read_dataset(config.data, seed=0)
@@ -51,8 +52,10 @@ def main() -> None:
         centres = ClassCentres(torch.randn(len(data.class_names), 384), layout.bits)
         objective = Objective(centres, concepts=4, dim=model.encoder.dim, config=config.loss)
         trainee = Trainee(model, objective).train()
-        optimizer = _optimizer(trainee, config.train)
-        rates: dict[str, list[float]] = {"network": [], "0 workers": [], "1 worker": []}
+        optimizer = make_optimizer(trainee, config.train)
+        rates: dict[str, list[float]] = {
+            "network": [], "network in bf16": [], "0 workers": [], "1 worker": []
+        }  # fmt: skip
         batch = config.train.batch_size
         fixed = (
             torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8),
@@ -72,6 +75,10 @@ def main() -> None:
             for _ in range(STEPS):
                 step(trainee, optimizer, *fixed)
             rates["network"].append(STEPS * batch / (time.perf_counter() - started))
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16):
+                step(trainee, optimizer, *fixed)
+            rates["network in bf16"].append(batch / (time.perf_counter() - started))
             for name, loader in loaders.items():
                 started = time.perf_counter()
                 for images, labels in loader:

@@ -30,7 +30,7 @@ MAX_PIXELS = 200_000_000
 # because filters are not safe to change around each of many decoding threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-DRAFT_MARGIN = 2.0
+DRAFT_MARGIN = 4.0
 """A JPEG is decoded at 1/2, 1/4 or 1/8 scale only while its short side stays this many times the
 resize target. Measured against full decoding in ``benchmarks/decode.py``."""
 

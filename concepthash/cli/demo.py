@@ -40,6 +40,7 @@ DEMO_CONFIG: dict[str, dict[str, Any]] = {
         "concepts": 4,
         "concept_dim": 64,
         "concept_heads": 4,
+        "concept_spread": 1.0,  # or the sub-codes become copies of each other
     },
     "guidance": {"source": "none"},
     "train": {"epochs": 25, "lr": 0.002, "crop_scale": 0.6, "augment": "flip"},

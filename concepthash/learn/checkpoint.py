@@ -68,10 +68,10 @@ def assemble(config: ModelConfig, vit: Any, *, mean: Any, std: Any) -> ConceptHa
         dim=encoder.dim,
         heads=config.concept_heads,
         dropout=config.concept_dropout,
+        spread=config.concept_spread,
     )
-    return ConceptHash(
-        encoder, tokens, HashHead(CodeLayout(config.bits, config.concepts), encoder.dim)
-    )
+    layout = CodeLayout(config.bits, config.concepts)
+    return ConceptHash(encoder, tokens, HashHead(layout, encoder.dim, spread=config.concept_spread))
 
 
 @dataclass(frozen=True)

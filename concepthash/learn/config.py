@@ -59,11 +59,14 @@ class ModelConfig:
     concept_dim: int = 512  # D', width of the concept queries
     concept_heads: int = 8  # heads of the attention among the queries
     concept_dropout: float = 0.1  # on that attention
+    concept_spread: float = 0.02  # initial spread of concepts; docs/method.md says what it does
     adapter_ratio: float = 0.5  # bottleneck / D; 0 leaves the adapters out
 
     def __post_init__(self) -> None:
         CodeLayout(self.bits, self.concepts)
-        _at_least(self, {"concept_dim": 1, "concept_heads": 1, "adapter_ratio": 0})
+        _at_least(
+            self, {"concept_dim": 1, "concept_heads": 1, "adapter_ratio": 0, "concept_spread": 0}
+        )
         if self.concept_dim % self.concept_heads:
             raise UsageError(
                 f"{self.concept_heads} heads cannot share {self.concept_dim} dimensions evenly",

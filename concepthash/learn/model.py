@@ -40,13 +40,21 @@ class ConceptTokens(nn.Module):
         count: M.
         width: D', of the queries.
         dim: D, of the backbone.
+        spread: standard deviation of the initial queries; near 0 all concepts begin as one.
     """
 
     def __init__(
-        self, count: int, *, width: int, dim: int, heads: int = 8, dropout: float = 0.1
+        self,
+        count: int,
+        *,
+        width: int,
+        dim: int,
+        heads: int = 8,
+        dropout: float = 0.1,
+        spread: float = 0.02,
     ) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, count, width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(1, count, width) * spread)
         self.norm1 = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(width)
@@ -67,10 +75,10 @@ class ConceptTokens(nn.Module):
 class HashHead(nn.Module):
     """``BatchNorm(concat_m(h(Z_m + E_m)))``, h one Linear(D, K/M) without bias for all concepts."""
 
-    def __init__(self, layout: CodeLayout, dim: int) -> None:
+    def __init__(self, layout: CodeLayout, dim: int, *, spread: float = 0.02) -> None:
         super().__init__()
         self.layout = layout
-        self.embedding = nn.Parameter(torch.randn(layout.concepts, dim) * 0.02)
+        self.embedding = nn.Parameter(torch.randn(layout.concepts, dim) * spread)
         self.hash = nn.Linear(dim, layout.sub_bits, bias=False)
         self.norm = nn.BatchNorm1d(layout.bits)
 

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,11 +21,12 @@ from concepthash.learn.backbone import create_vit  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.config import GuidanceConfig, TrainConfig  # noqa: E402
 from concepthash.learn.guidance import embed_classes  # noqa: E402
+from concepthash.learn.lookup import CLIP_FILES, find_weights  # noqa: E402
 from concepthash.learn.loop import learning_rate  # noqa: E402
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
 from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
-from concepthash.learn.weights import CLIP_FILES, find_weights, load_vit  # noqa: E402
+from concepthash.learn.weights import load_vit  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -431,3 +435,26 @@ def test_train__writes_tensorboard_when_asked(birds, tmp_path):
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     with pytest.raises(UsageError, match="unknown tracker 'excel'"):
         train(tiny_config(birds, trackers=["excel"]), tmp_path / "other")
+
+
+def test_check_wanted__misses_weights_without_torch(tmp_path):
+    program = (
+        "import sys\n"
+        "from concepthash.errors import WeightsError\n"
+        "from concepthash.learn.config import ModelConfig\n"
+        "from concepthash.learn.lookup import check_wanted\n"
+        "try:\n"
+        "    check_wanted(ModelConfig(), offline=True)\n"
+        "except WeightsError as error:\n"
+        "    print(error.where, 'torch' in sys.modules)\n"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "CHASH_WEIGHTS_PATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "weights/vit_base_patch32_clip" in result.stdout, result.stderr
+    assert result.stdout.strip().endswith("False")

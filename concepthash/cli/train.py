@@ -192,6 +192,10 @@ def _train(
     config: Config, out: Path, resume: bool, offline: bool, threads: int | None, output: Output
 ) -> TrainResult:
     with needs("train"):
+        from concepthash.learn.lookup import check_wanted
+
+        if not resume:
+            check_wanted(config.model, offline=offline)
         import torch
 
         from concepthash.learn.train import train

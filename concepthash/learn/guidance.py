@@ -25,7 +25,7 @@ import torch
 
 from concepthash.errors import BackendError, UsageError, WeightsError
 from concepthash.learn.config import GuidanceConfig
-from concepthash.learn.weights import CLIP_FILES, check_safetensors, find_weights
+from concepthash.learn.lookup import CLIP_FILES, check_safetensors, find_weights
 
 Vectors = npt.NDArray[np.float32]
 

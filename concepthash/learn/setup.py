@@ -16,9 +16,10 @@ from concepthash.learn.backbone import create_vit
 from concepthash.learn.checkpoint import Run, State, assemble
 from concepthash.learn.config import Config, TrainConfig
 from concepthash.learn.guidance import ClassEmbeddings, embed_classes
+from concepthash.learn.lookup import check_safetensors, find_weights
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter
-from concepthash.learn.weights import check_safetensors, find_weights, load_vit
+from concepthash.learn.weights import load_vit
 
 TRACKERS = ("tensorboard", "wandb")
 

@@ -1,138 +1,16 @@
-"""Pretrained weights: looked for on this machine first, fetched only when allowed.
-
-Order: the file that was named; ``NAME.safetensors`` in ``./weights`` and in the folders of
-``CHASH_WEIGHTS_PATH``; the Hugging Face cache; last the hub, unless offline. Only safetensors are
-read: a pickle can run code.
-"""
+"""Pretrained weights put into a vision transformer; :mod:`concepthash.learn.lookup` finds them."""
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import huggingface_hub
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from concepthash.errors import WeightsError
-
-VIT_FILES = ("model.safetensors", "open_clip_model.safetensors")
-CLIP_FILES = ("open_clip_model.safetensors",)
-"""What the hub calls the weights of an image tower, and of a whole CLIP; one repository may hold
-both, and the image tower alone has no text encoder."""
-
-HUB_TIMEOUT = 3.0
-"""Seconds until a hub that does not answer counts as out of reach."""
-
-
-def find_weights(
-    name: str,
-    repository: str | None,
-    *,
-    files: tuple[str, ...] = VIT_FILES,
-    offline: bool,
-    note: Callable[[str], None],
-) -> Path:
-    """The path of the weights ``name``, local if possible.
-
-    Args:
-        name: file stem looked for in the weights folders, such as a timm model name.
-        repository: ``owner/name`` on the Hugging Face hub, or None.
-        files: names to look for in it, the preferred first.
-        offline: never use the network.
-        note: told in one line before the network is used.
-
-    Raises:
-        WeightsError: naming every path tried and the command to run.
-    """
-    tried: list[str] = []
-    folders = [Path("weights")]
-    folders += [Path(p) for p in os.environ.get("CHASH_WEIGHTS_PATH", "").split(os.pathsep) if p]
-    for folder in folders:
-        path = folder / f"{name}.safetensors"
-        if path.is_file():
-            return path
-        tried.append(str(path))
-    if repository is not None:
-        for file in files:
-            cached = huggingface_hub.try_to_load_from_cache(repository, file)
-            if isinstance(cached, str):
-                return Path(cached)
-            tried.append(f"hub cache: {repository}/{file}")
-        if not offline and os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0"):
-            return _download(repository, files, tried, note)
-    reason = " (offline)" if offline else ""
-    raise _missing(f"no weights for {name} on this machine{reason}", tried)
-
-
-def _missing(what: str, tried: list[str]) -> WeightsError:
-    return WeightsError(
-        what,
-        where="; ".join(tried),
-        hint="--weights FILE.safetensors, or --weights none to train from scratch",
-    )
-
-
-def _download(
-    repository: str, files: tuple[str, ...], tried: list[str], note: Callable[[str], None]
-) -> Path:
-    # The hub's own client retries for most of a minute; a short knock tells the same at once.
-    refused = _knock()
-    if refused is not None:
-        what = f"no weights on this machine, and the hub is out of reach ({refused})"
-        raise _missing(what, tried)
-    reasons = []
-    for file in files:
-        note(f"weights: fetching {repository}/{file} from the Hugging Face hub")
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, file, etag_timeout=HUB_TIMEOUT))
-        except Exception as error:  # the hub's client raises many kinds; the user needs one
-            reasons.append(f"{file}: {str(error).splitlines()[0]}")
-    raise _missing(f"the hub did not give the weights ({'; '.join(reasons)})", tried)
-
-
-def _knock() -> str | None:
-    """Why the hub, or the proxy in front of it, does not answer; None if it does."""
-    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
-    door = urlsplit(getproxies().get(hub.scheme) or huggingface_hub.constants.ENDPOINT)
-    port = door.port or (443 if door.scheme == "https" else 80)
-    answer = [f"no answer within {HUB_TIMEOUT:.0f} s"]
-
-    def connect() -> None:
-        try:
-            socket.create_connection((door.hostname or "", port), timeout=HUB_TIMEOUT).close()
-            answer.clear()
-        except OSError as error:
-            answer[0] = str(error)
-
-    attempt = threading.Thread(target=connect, daemon=True)  # a name look-up knows no timeout
-    attempt.start()
-    attempt.join(HUB_TIMEOUT)
-    return answer[0] if answer else None
-
-
-def check_safetensors(path: Path) -> Path:
-    """``path`` if it is an existing safetensors file by name.
-
-    Raises:
-        WeightsError: otherwise, with what to do.
-    """
-    if not path.is_file():
-        raise _missing("no such weights file", [str(path)])
-    if path.suffix != ".safetensors":
-        raise WeightsError(
-            "weights are read from safetensors only, because a pickle can run code",
-            where=path,
-            hint="convert it once: safetensors.torch.save_file(state_dict, 'weights.safetensors')",
-        )
-    return path
+from concepthash.learn.lookup import check_safetensors
 
 
 def load_vit(vit: VisionTransformer, path: Path) -> None:

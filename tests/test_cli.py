@@ -22,16 +22,6 @@ HEAVY = ("torch", "numpy", "onnxruntime", "PIL", "pydantic", "rich.console")
 
 
 @pytest.fixture
-def chash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Chash:
-    for name in [name for name in os.environ if name.startswith("CHASH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return Chash(monkeypatch, capsys)
-
-
-@pytest.fixture
 def gallery(tmp_path: Path, chash: Chash) -> Path:
     tiny_bundle(tmp_path)
     assert chash("index", photos(tmp_path / "shop")).code == 0

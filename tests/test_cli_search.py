@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -25,15 +24,10 @@ LAYOUT = CodeLayout(16, 2)
 
 
 @pytest.fixture
-def chash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Chash:
-    for name in [name for name in os.environ if name.startswith("CHASH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+def chash(chash: Chash, tmp_path: Path) -> Chash:
     tiny_bundle(tmp_path)
     photos(tmp_path / "shop")
-    return Chash(monkeypatch, capsys)
+    return chash
 
 
 @pytest.fixture

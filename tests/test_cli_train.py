@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -39,16 +38,6 @@ epochs = 1
 batch_size = 4
 device = "cpu"
 """
-
-
-@pytest.fixture
-def chash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Chash:
-    for name in [name for name in os.environ if name.startswith("CHASH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return Chash(monkeypatch, capsys)
 
 
 def test_train__to_export_and_eval(chash: Chash) -> None:

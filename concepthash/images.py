@@ -113,6 +113,8 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
     if isinstance(source, Image.Image):
         return to_rgb(ImageOps.exif_transpose(source))
     name = "<bytes>" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and Path(source).exists() and not Path(source).is_file():
+        raise ImageError("not a regular file", where=name)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -179,8 +181,10 @@ def find_images(sources: Iterable[str | Path], skipped: Skipped | None = None) -
     for source in map(Path, sources):
         if source.is_dir():
             yield from _walk(source, set(), record)
-        elif source.exists():
+        elif source.is_file():
             yield source
+        elif source.exists():
+            raise UsageError("not a regular file", where=source)
         else:
             raise UsageError("no such file or folder", where=source)
 
@@ -201,4 +205,7 @@ def _walk(folder: Path, seen: set[Path], skipped: Skipped) -> Iterator[Path]:
         if entry.is_dir():
             yield from _walk(entry, seen, skipped)
         elif is_image(entry):
-            yield entry
+            if entry.exists() and not entry.is_file():
+                skipped.add(entry, "not a regular file")  # a pipe would be waited for
+            else:
+                yield entry

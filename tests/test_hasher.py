@@ -278,3 +278,17 @@ def test_open_session__without_onnxruntime(hasher: Hasher, monkeypatch: pytest.M
 def test_session__a_failing_run_is_a_backend_error(hasher: Hasher) -> None:
     with pytest.raises(BackendError, match="inference failed"):
         hasher._session.codes(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_hasher__refuses_a_graph_that_was_swapped_under_its_manifest(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "a")
+    other = tiny_bundle(tmp_path / "b", seed=1)
+    bundle.file("model.onnx").write_bytes(other.file("model.onnx").read_bytes())
+    with pytest.raises(BundleError, match="sha256"):
+        Hasher(bundle)
+
+
+@pytest.mark.parametrize("threads", [0, 999_999])
+def test_hasher__refuses_a_number_of_threads_that_cannot_work(tmp_path: Path, threads: int) -> None:
+    with pytest.raises(UsageError, match="cannot work"):
+        Hasher(tiny_bundle(tmp_path), threads=threads)

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from concepthash.decode import decode_batches
-from concepthash.errors import ImageError, UsageError
+from concepthash.errors import ImageError, Skipped, UsageError
 from concepthash.images import Preprocess, find_images, open_rgb, square
 
 SPEC = Preprocess(resize=32, crop=24)
@@ -149,3 +150,12 @@ def test_decode_batches__reads_an_endless_source_only_a_little_ahead():
     next(stream)
     stream.close()
     assert taken <= 16
+
+
+def test_open_rgb__does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="regular"):
+        open_rgb(tmp_path / "pipe.jpg")
+    skipped = Skipped()
+    assert list(find_images([tmp_path], skipped)) == []
+    assert [item.reason for item in skipped.items] == ["not a regular file"]

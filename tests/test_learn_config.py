@@ -28,6 +28,8 @@ def test_load_config__reads_sections_over_the_defaults(tmp_path):
         ("[model]\nbits = 12", "multiple of 8", "--bits"),
         ("train = 3", "table", None),
         ("[train]\nepochs = 0", "at least 1", "train.epochs=1"),
+        ("[train]\nlr = nan", "at least 0", "train.lr"),
+        ("[data]\nval_share = 2.0", "below 1", "--val"),
         ("[train]\neval_every = 0", "at least 1", "train.eval_every=1"),
         ("[train]\nbatch_size = 1", "at least 2", "train.batch_size=2"),
         ("[model]\nconcept_dim = 100", "8 heads", "concept_heads"),

@@ -42,6 +42,12 @@ class DataConfig:
     strict: bool = False  # a photo that cannot be read is an error, not skipped
 
     def __post_init__(self) -> None:
+        if self.val_share >= 1:
+            raise UsageError(
+                f"a share is below 1, not {self.val_share}",
+                where="data.val_share",
+                hint="--val 0.1",
+            )
         _at_least(self, {"val_share": 0, "crop": 1, "resize": self.crop, "workers": 0})
 
 
@@ -195,7 +201,7 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
 def _at_least(settings: object, least: dict[str, float]) -> None:
     for key, value in least.items():
         given = getattr(settings, key)
-        if given < value:
+        if not given >= value or given == float("inf"):  # "not a number" is below nothing
             section = type(settings).__name__.removesuffix("Config").lower()
             raise UsageError(
                 f"{key} is at least {value}, not {given}",

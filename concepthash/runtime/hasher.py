@@ -62,6 +62,7 @@ class Hasher:
                 hint="--batch-size 32",
             )
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle.verify()  # a damaged or swapped graph would give other codes, not an error
         self.batch_size = batch_size
         self.threads = usable_cpus() if threads is None else threads
         self._session = open_session(self.bundle.file(MODEL), device=device, threads=self.threads)

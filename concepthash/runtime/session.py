@@ -21,6 +21,8 @@ INPUT = "image"
 OUTPUTS = {"codes": "tensor(uint8)", "logits": "tensor(float)", "attention": "tensor(float)"}
 """The graph contract: each output and its type."""
 
+MOST_THREADS = 1024
+
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _GPU_HINT = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
@@ -112,7 +114,7 @@ def open_session(model: Path, *, device: str = "auto", threads: int | None = Non
     """
     kind, number = _device(device)
     count = usable_cpus() if threads is None else threads
-    if count < 1:
+    if not 1 <= count <= MOST_THREADS:
         raise UsageError(f"{count} threads cannot work", where="threads", hint="--threads 1")
     ort = _onnxruntime()
     available = ort.get_available_providers()

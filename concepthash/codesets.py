@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import DataError, MismatchError, UsageError
+from concepthash.files import replacing
 from concepthash.rankings import Labels, as_labels
 
 # What numpy and zipfile raise on a file that is no archive, a broken one, or one of other arrays.
@@ -53,21 +53,14 @@ def save_codes(
     checked, names = layout.check(codes), as_labels(labels, where=path)
     if len(checked) != len(names):
         raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            np.savez(
-                file,
-                codes=checked,
-                labels=names,
-                bits=np.int64(layout.bits),
-                concepts=np.int64(layout.concepts),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            codes=checked,
+            labels=names,
+            bits=np.int64(layout.bits),
+            concepts=np.int64(layout.concepts),
+        )
     return path
 
 
@@ -109,5 +102,5 @@ def _not_codes(path: Path, reason: str) -> DataError:
     return DataError(
         f"this is not a file of codes: {reason}",
         where=path,
-        hint="write it with concepthash.evaluation.save_codes",
+        hint="write it with concepthash.codesets.save_codes",
     )

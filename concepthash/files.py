@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def _sync(path: Path) -> None:
@@ -20,19 +20,34 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a crash leaves the old file or the new one."""
+def sync_folder(folder: Path) -> None:
+    """Make new names in ``folder`` last through a power cut, where the system can."""
+    with suppress(OSError):  # some file systems, and Windows, cannot sync a folder
+        _sync(folder)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes ``path`` when the block ends without an error.
+
+    A crash, or an error in the block, leaves the old file as it was.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    with suppress(OSError):  # some file systems cannot sync a folder
-        _sync(path.parent)
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` so that a crash leaves the old file or the new one."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,8 +84,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             aside.rename(path)
-        with suppress(OSError):
-            _sync(path.parent)
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

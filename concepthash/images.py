@@ -113,8 +113,9 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
     if isinstance(source, Image.Image):
         return to_rgb(ImageOps.exif_transpose(source))
     name = "<bytes>" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and Path(source).exists() and not Path(source).is_file():
-        raise ImageError("not a regular file", where=name)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        there = Path(source).exists()  # a pipe or a folder: opening it may wait for ever
+        raise ImageError("not a regular file" if there else "no such file", where=name)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -126,8 +127,6 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError("no such file", where=name) from None
     except UnidentifiedImageError:
         raise ImageError("not an image Pillow can read", where=name) from None
     except Exception as error:  # a decoder fed a broken file may raise nearly anything
@@ -205,7 +204,7 @@ def _walk(folder: Path, seen: set[Path], skipped: Skipped) -> Iterator[Path]:
         if entry.is_dir():
             yield from _walk(entry, seen, skipped)
         elif is_image(entry):
-            if entry.exists() and not entry.is_file():
-                skipped.add(entry, "not a regular file")  # a pipe would be waited for
-            else:
+            if entry.is_file() or not entry.exists():
                 yield entry
+            else:
+                skipped.add(entry, "not a regular file")  # a pipe would be waited for

@@ -81,7 +81,7 @@ def run(
             reporter=output,
             stage=stage,
         )
-        sets.append(hashed.items)
+        sets.append(hashed)
     backend = f"torch {torch.__version__}, {wanted}"
     return _evaluated(sets[0], sets[1], data, backend, skipped, {"checkpoint": which})
 

@@ -119,14 +119,9 @@ def as_toml(values: Sections) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import tomllib
+    from concepthash.learn.config import read_toml
 
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("no such configuration file", where=path, hint="ls *.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the configuration: {error}", where=path) from None
+    tables = read_toml(path)
     known = {*RUN_SECTIONS, *VERB_TABLES}
     for name, table in tables.items():
         if name not in known:

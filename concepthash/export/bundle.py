@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from concepthash.bundle import (
     MODEL,
@@ -20,19 +20,16 @@ from concepthash.bundle import (
     fingerprint,
     write_bundle,
 )
-from concepthash.codes import Codes
-from concepthash.datasets import Split
 from concepthash.decode import decode_batches
 from concepthash.errors import DataError, Skipped
 from concepthash.export.graph import write_onnx
 from concepthash.export.parity import Parity, check_outputs, compare, gate
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.data import read_dataset
-from concepthash.learn.hashing import hash_split
+from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter, Silent
 from concepthash.runtime.session import open_session
 
-FORMATS = ("onnx",)
 SAMPLE = 256
 """Training photos on which an artefact is compared with the network."""
 
@@ -112,35 +109,36 @@ def export_bundle(
 
 
 def _check(
-    run: Run, model: Any, onnx: Path, sample: int, skipped: Skipped, tell: Reporter
+    run: Run, model: ConceptHash, onnx: Path, sample: int, skipped: Skipped, tell: Reporter
 ) -> Parity:
+    """Run network and graph side by side over the sample, each photo decoded once."""
     data = read_dataset(run.data_config(), seed=run.config.train.seed)
     split = data.train.select(_spread_pairs(len(data.train), sample))
-    reference = hash_split(
-        model,
-        data.root,
-        split,
-        run.preprocess,
-        run.layout,
-        skipped=skipped,
-        reporter=tell,
-        stage="hashing with torch",
-    )
-    if len(reference.items.codes) < 2:
+    session = open_session(onnx, device="cpu")
+    kept: list[int] = []
+    logits, codes = [], []
+    for batch in decode_batches((data.root / p for p in split.paths), run.preprocess):
+        for position, error in batch.failed:
+            skipped.add(split.paths[position], error.what)
+        kept.extend(batch.positions)
+        tell.progress("comparing with torch", len(kept), len(split))
+        if batch.positions:
+            with torch.inference_mode():
+                expected = model(torch.from_numpy(batch.pixels))
+            found = session.run(batch.pixels)
+            check_outputs(expected, found, where=session.backend)
+            logits.append(expected.logits.numpy())
+            codes.append(found.codes)
+    if len(kept) < 2:
         raise DataError(
             "the training photos cannot be read, so the export cannot be checked",
             where=data.root,
             hint="bring them back to where they were, then chash export again",
         )
-    session = open_session(onnx, device="cpu")
-    batches = decode_batches((data.root / p for p in split.paths), run.preprocess)
-    check_outputs(model, session, next(b.pixels for b in batches if b.positions))
-    codes = np.concatenate(list(_codes(session, run, data.root, split, tell)))
     return compare(
-        codes,
-        reference.logits,
-        reference.items.codes,
-        reference.items.labels,
+        np.concatenate(codes),
+        np.concatenate(logits),
+        split.labels[kept],
         layout=run.layout,
         backend=session.backend,
     )
@@ -151,15 +149,6 @@ def _spread_pairs(count: int, sample: int) -> list[int]:
     starts = np.linspace(0, max(count - 2, 0), max(sample // 2, 1)).round().astype(int)
     chosen = np.unique(np.concatenate([starts, starts + 1]))
     return [int(position) for position in chosen if position < count]
-
-
-def _codes(session: Any, run: Run, root: Path, split: Split, tell: Reporter) -> Iterator[Codes]:
-    done = 0
-    for batch in decode_batches((root / p for p in split.paths), run.preprocess):
-        if batch.positions:
-            yield session.codes(batch.pixels)
-        done += len(batch.positions) + len(batch.failed)
-        tell.progress("hashing with onnxruntime", done, len(split))
 
 
 def without_folders(source: str) -> str:

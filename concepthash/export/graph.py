@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from concepthash.errors import UsageError
 from concepthash.learn.model import ConceptHash
+from concepthash.runtime.session import INPUT, OUTPUTS
 
 OPSET = 20
-INPUT = "image"
-OUTPUTS = ("codes", "logits", "attention")
 
 
 class Graph(nn.Module):

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from concepthash.codes import CodeLayout, Codes, hamming, unpack
+from concepthash.codes import CodeLayout, Codes, hamming, pack, unpack
 from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
-from concepthash.images import Pixels
-from concepthash.learn.model import ConceptHash
+from concepthash.learn.model import Output
 from concepthash.rankings import Labels
-from concepthash.runtime.session import Session
+from concepthash.runtime.session import Encoded
 
 ZERO_MARGIN = 1e-4
 """A logit this near 0 may fall on either side by rounding alone; larger flips are errors."""
@@ -70,7 +68,6 @@ class Parity:
 def compare(
     codes: Codes,
     reference_logits: npt.NDArray[np.float32],
-    reference: Codes,
     labels: Labels,
     *,
     layout: CodeLayout,
@@ -80,10 +77,10 @@ def compare(
 
     Args:
         codes: of the artefact, ``(n, K/8)``.
-        reference_logits: of the network, ``(n, K)``.
-        reference: its codes, ``(n, K/8)``.
+        reference_logits: of the network, ``(n, K)``; its codes follow from them.
         labels: ``(n,)``, for the mAP, each photo searching the others.
     """
+    reference = pack(reference_logits)
     flipped = unpack(codes) != unpack(reference)
     margins = np.abs(reference_logits)[flipped]
     shares = [float(flipped[:, layout.concept_slice(m)].mean()) for m in range(layout.concepts)]
@@ -120,22 +117,23 @@ def _map_delta(codes: Codes, reference: Codes, labels: Labels, layout: CodeLayou
     return after - before
 
 
-def check_outputs(model: ConceptHash, session: Session, pixels: Pixels) -> None:
+def check_outputs(expected: Output, found: Encoded, *, where: object) -> None:
     """Compare the logits and maps of one batch, which the codes alone do not show.
+
+    Args:
+        expected: of the network.
+        found: of the exported graph, for the same photos.
 
     Raises:
         GateError: if they differ by more than rounding, or are not finite.
     """
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(pixels))
-    found = session.run(pixels)
     pairs = {"logits": (found.logits, expected.logits), "maps": (found.attention, expected.maps)}
     for name, (ours, theirs) in pairs.items():
         difference = float(np.abs(ours - theirs.numpy()).max(initial=0.0))
         if not difference <= OUTPUT_TOLERANCE:  # also if it is not a number
             raise GateError(
                 f"the {name} of the exported graph differ by {difference:.2g}; nothing was written",
-                where=session.backend,
+                where=where,
                 hint=_REPORT,
             )
 

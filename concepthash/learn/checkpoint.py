@@ -53,14 +53,21 @@ def build_model(
         mean, std: input normalisation; by default that of the timm model.
     """
     vit = create_vit(config.backbone, crop=crop, arguments=config.backbone_args)
+    return assemble(config, vit, mean=mean, std=std)
+
+
+def assemble(config: ModelConfig, vit: Any, *, mean: Any = None, std: Any = None) -> ConceptHash:
+    """Put concept tokens, adapters and hash head around a timm vision transformer.
+
+    ``mean`` and ``std`` are the input normalisation; by default that of the timm model.
+    """
     known = resolve_model_data_config(vit)
-    return assemble(config, vit, mean=mean or known["mean"], std=std or known["std"])
-
-
-def assemble(config: ModelConfig, vit: Any, *, mean: Any, std: Any) -> ConceptHash:
-    """Put concept tokens, adapters and hash head around a timm vision transformer."""
     encoder = Encoder(
-        vit, mean=mean, std=std, adapter_ratio=config.adapter_ratio, freeze=config.freeze
+        vit,
+        mean=mean or known["mean"],
+        std=std or known["std"],
+        adapter_ratio=config.adapter_ratio,
+        freeze=config.freeze,
     )
     tokens = ConceptTokens(
         config.concepts,

@@ -171,19 +171,27 @@ class Config:
         return Config(**sections)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UsageError: if it is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such configuration file", where=path, hint="ls *.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"cannot read the configuration: {error}", where=path) from None
+
+
 def load_config(path: Path, base: Config | None = None) -> Config:
     """Read a TOML file over ``base`` (or the defaults).
 
     Raises:
         UsageError: if it is missing, not TOML, or has an unknown key or a wrong value.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("no such configuration file", where=path) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"cannot read the configuration: {error}", where=path) from None
-    return (base or Config()).updated(values, where=path)
+    return (base or Config()).updated(read_toml(path), where=path)
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import concepthash
 from concepthash.codes import CodeLayout
+from concepthash.codesets import CodeSet
 from concepthash.datasets import Dataset, Split, evaluate_splits, holdout
 from concepthash.errors import DataError, Skipped, TrainingError
 from concepthash.evaluation import Evaluation
@@ -34,7 +35,7 @@ from concepthash.learn.checkpoint import (
 )
 from concepthash.learn.config import Config, TrainConfig
 from concepthash.learn.guidance import ClassEmbeddings
-from concepthash.learn.hashing import HashedSplit, hash_split
+from concepthash.learn.hashing import hash_split
 from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
@@ -177,7 +178,7 @@ class Trainer:
         """Expected mAP of the held-out photos over those trained on, measured by one process."""
         found = [0.0]
         if self.accelerator.is_main_process:
-            database, queries = (self._hash(s, "validating").items for s in (fit, held))
+            database, queries = (self._hash(s, "validating") for s in (fit, held))
             ranked = rank(queries.codes, queries.labels, database.codes, database.labels)
             found = [ranked.mean(average_precision(ranked).expected)]
         broadcast_object_list(found)
@@ -187,7 +188,7 @@ class Trainer:
             self._write_weights("best", found[0])
         return found[0]
 
-    def _hash(self, split: Split, stage: str) -> HashedSplit:
+    def _hash(self, split: Split, stage: str) -> CodeSet:
         known = len(self.skipped)
         hashed = hash_split(
             self.model.to(self.accelerator.device),
@@ -282,9 +283,7 @@ class Trainer:
             database = self._hash(self.data.train, "hashing the train split")
             queries = self._hash(self.data.test, "hashing the test split")
             chosen = f"{which}, epoch {run.progress(which)['epoch']}"
-            evaluation = evaluate_splits(
-                queries.items, database.items, self.data, {"checkpoint": chosen}
-            )
+            evaluation = evaluate_splits(queries, database, self.data, {"checkpoint": chosen})
             write_json(self.out / "eval.json", evaluation.to_json())
         write_json(self.out / "skipped.json", [vars(item) for item in self.skipped.items])
         return evaluation

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
-import timm
 import torch
 from accelerate import Accelerator
 
@@ -94,9 +93,7 @@ def build_pretrained(
         note=tell.note,
     )
     tell.note(f"guidance: {embeddings.source}, {embeddings.vectors.shape[1]} dimensions")
-    normalise = timm.data.resolve_model_data_config(vit)
-    model = assemble(settings, vit, mean=normalise["mean"], std=normalise["std"])
-    return model, embeddings
+    return assemble(settings, vit), embeddings
 
 
 def build_resumed(run: Run, data: Dataset) -> tuple[ConceptHash, ClassEmbeddings, State]:

@@ -22,7 +22,8 @@ import numpy as np
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import GalleryError
-from concepthash.runtime.storage import damaged, storage_errors, sync_folder
+from concepthash.files import sync_folder
+from concepthash.runtime.storage import damaged, storage_errors
 
 MAGIC = b"CHASHSEG"
 VERSION = 1

@@ -15,7 +15,6 @@ refused at once; the payload's checksum is compared on demand (:meth:`IndexFile.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
+from concepthash.files import replacing
 from concepthash.runtime.scan import WORD
 from concepthash.runtime.segment import Segment, is_ascending
 
@@ -108,16 +108,8 @@ def write(path: Path, layout: CodeLayout, largest: int, segments: Sequence[Segme
         GalleryError: if the file cannot be written; an earlier file of that name is then intact.
     """
     try:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                _write(file, layout, largest, segments)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with replacing(path) as file:
+            _write(file, layout, largest, segments)
     except (OSError, ValueError) as error:
         raise GalleryError(
             f"the index file cannot be written: {_reason(error)}",
@@ -227,13 +219,3 @@ def _live_ascending(segments: Sequence[Segment]) -> bool:
                 return False
             last = int(ids[-1]) if len(ids) else last
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable where folders can be synced."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -20,7 +20,8 @@ from pathlib import Path
 from concepthash.bundle import BIT_ORDER
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
-from concepthash.runtime.storage import damaged, sync_folder
+from concepthash.files import sync_folder
+from concepthash.runtime.storage import damaged
 
 APPLICATION_ID = 0x43484147  # "CHAG"
 FORMAT_VERSION = 1

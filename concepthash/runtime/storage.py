@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from concepthash.errors import GalleryError, GalleryLocked
@@ -133,13 +133,3 @@ def damaged(what: str, where: Path) -> GalleryError:
     return GalleryError(
         what, where=where, hint="restore it from a backup, or chash index PHOTOS --rebuild"
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in ``folder`` last through a power cut, where the system can."""
-    with suppress(OSError):  # some file systems, and Windows, cannot sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

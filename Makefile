@@ -14,7 +14,7 @@ help: ## list the targets
 
 setup: $(READY) ## install everything into .venv
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py $(wildcard concepthash/runtime/kernel/*)
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -18,7 +18,8 @@ import concepthash.runtime
 from concepthash.codes import CodeLayout, per_concept
 from concepthash.errors import ConceptHashError, GalleryError, MismatchError, UsageError
 from concepthash.runtime import HammingIndex, Hits
-from concepthash.runtime.scan import Part, Plan, scan, to_codes, to_words
+from concepthash.runtime.blocked import scan
+from concepthash.runtime.planes import Part, Plan, to_codes, to_words
 from concepthash.runtime.segment import Segment
 
 quick = settings(
@@ -204,7 +205,8 @@ def test_words__round_trip(layout: CodeLayout, seed: int) -> None:
 
 
 def test_plan__equal_weights_share_popcounts() -> None:
-    assert [len(t.words) for t in Plan.of(CodeLayout(64, 4), [1, 1, 1, 1]).terms] == [1]
+    (term,) = Plan.of(CodeLayout(64, 4), [1, 1, 1, 1]).terms
+    assert (term.weight, term.mask.tolist()) == (1, [2**64 - 1])
     plan = Plan.of(CodeLayout(64, 4), [2, 0, 1, 2])
     assert [t.weight for t in plan.terms] == [1, 2]
     assert plan.longest == 5 * 16

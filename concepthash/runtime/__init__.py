@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from concepthash.runtime.entries import Damage, Entry, IndexReport, Stats
     from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hashed, Hasher
-    from concepthash.runtime.index import HammingIndex, Hits
+    from concepthash.runtime.index import HammingIndex, Hits, RangeHits
     from concepthash.runtime.indexing import index_images
     from concepthash.runtime.session import Encoded, Session, open_session
 
@@ -26,6 +26,7 @@ __all__ = [
     "Hasher",
     "Hits",
     "IndexReport",
+    "RangeHits",
     "Session",
     "Stats",
     "index_images",
@@ -37,7 +38,7 @@ _MODULES = {
     "entries": ("Damage", "Entry", "IndexReport", "Stats"),
     "gallery": ("Gallery",),
     "hasher": ("Hashed", "Hasher"),
-    "index": ("HammingIndex", "Hits"),
+    "index": ("HammingIndex", "Hits", "RangeHits"),
     "indexing": ("index_images",),
     "session": ("Encoded", "Session", "open_session"),
 }

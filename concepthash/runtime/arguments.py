@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.errors import MismatchError, UsageError
-from concepthash.runtime.scan import Ids
+from concepthash.runtime.planes import Ids
 
 LARGEST_ID = int(np.iinfo(np.int64).max)
 """Ids are int64 from 0 to this."""

@@ -23,17 +23,19 @@ from concepthash.runtime.arguments import (
     some,
 )
 from concepthash.runtime.indexfile import IndexFile, read, write
-from concepthash.runtime.scan import (
+from concepthash.runtime.planes import (
     Found,
     Ids,
     Part,
     Plan,
     Words,
     concept_distances,
-    scan,
+    gather,
+    ids_at,
     to_codes,
     to_words,
 )
+from concepthash.runtime.scan import scan, within
 from concepthash.runtime.segment import Segment
 
 # A filter that leaves at most one row in this many is searched in a copy of those rows.
@@ -56,6 +58,21 @@ class Hits:
     per_concept: npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True, eq=False)
+class RangeHits:
+    """All hits in a radius: those of query q are ``offsets[q] : offsets[q + 1]`` of the others.
+
+    Args:
+        offsets: ``(q + 1,)`` int64.
+        ids: int64, in (distance, id) order within a query.
+        distances: int32, weighted and masked as the search was.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.int32]
+
+
 class HammingIndex:
     """Packed codes by id, searched exactly in (distance, id) order.
 
@@ -75,6 +92,20 @@ class HammingIndex:
         self._largest = -1
         self._file: IndexFile | None = None
 
+    @classmethod
+    def of(cls, layout: CodeLayout, segments: Sequence[Segment], largest: int) -> HammingIndex:
+        """An index over sealed segments, none of them copied.
+
+        Args:
+            layout: of their codes.
+            segments: none shares a live id with another.
+            largest: the largest id ever given; -1 for none.
+        """
+        index = cls(layout.bits, layout.concepts)
+        index._segments = list(segments)
+        index._largest = largest
+        return index
+
     @property
     def bits(self) -> int:
         """K, bits of a code."""
@@ -88,7 +119,7 @@ class HammingIndex:
     @property
     def ids(self) -> Ids:
         """A copy of the ids in the index, ``(n,)`` int64, in the order they were added."""
-        kept = [segment.ids[segment.live] for segment in self._segments]
+        kept = [segment.live_ids for segment in self._segments]
         return np.concatenate([np.empty(0, dtype=np.int64), *kept])
 
     def __len__(self) -> int:
@@ -116,7 +147,7 @@ class HammingIndex:
         if len(rows) != 1:
             raise UsageError("one id is looked up at a time", where="id", hint="index[id]")
         parts = self._parts()
-        code: Codes = to_codes(_gather(parts, rows, len(parts[0].planes)), self.layout)[0]
+        code: Codes = to_codes(gather(parts, rows, len(parts[0].planes)), self.layout)[0]
         return code
 
     def __delitem__(self, id: int) -> None:
@@ -206,7 +237,7 @@ class HammingIndex:
         freed = sum(segment.removed for segment in self._segments)
         if freed:
             self._segments = [
-                Segment(s.planes[:, s.live], s.ids[s.live]) if s.removed else s
+                Segment(s.planes[:, s.live], s.live_ids) if s.removed else s
                 for s in self._segments
                 if s.count > s.removed
             ]
@@ -223,6 +254,7 @@ class HammingIndex:
         weights: Sequence[int] | npt.ArrayLike | None = None,
         radius: int | None = None,
         where: npt.ArrayLike | None = None,
+        threads: int | None = None,
     ) -> Hits:
         """The k nearest codes of each query, exactly, in (distance, id) order.
 
@@ -237,6 +269,7 @@ class HammingIndex:
             radius: keep only hits at this distance or nearer.
             where: search only here: booleans aligned with :attr:`ids`, or an array of ids (those
                 the index does not hold are no hits).
+            threads: at most; all cores by default. The answer does not depend on it.
 
         Raises:
             MismatchError: if the queries do not have this index's width.
@@ -247,8 +280,35 @@ class HammingIndex:
         radius = None if radius is None else check_count(radius, "radius")
         plan = Plan.of(self.layout, self._weights(concepts, weights))
         parts = self._parts() if where is None else self._filtered(where)
-        found = scan(parts, words, plan, k=k, ordered=self._ordered(), radius=radius)
+        found = scan(
+            parts, words, plan, k=k, ordered=self._ordered(), radius=radius,
+            threads=_threads(threads),
+        )  # fmt: skip
         return Hits(found.ids, found.distances, self._explained(words, parts, found))
+
+    def within(
+        self,
+        queries: npt.ArrayLike,
+        radius: int,
+        *,
+        concepts: Iterable[int] | None = None,
+        weights: Sequence[int] | npt.ArrayLike | None = None,
+        where: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> RangeHits:
+        """All codes at ``radius`` or nearer to each query; arguments as :meth:`search`.
+
+        Raises:
+            MismatchError, UsageError: as :meth:`search`.
+        """
+        words = to_words(self.layout.check(queries, "queries"), self.layout)
+        radius = check_count(radius, "radius")
+        plan = Plan.of(self.layout, self._weights(concepts, weights))
+        parts = self._parts() if where is None else self._filtered(where)
+        found = within(
+            parts, words, plan, radius=radius, ordered=self._ordered(), threads=_threads(threads)
+        )
+        return RangeHits(found.offsets, found.ids, found.distances)
 
     def save(self, path: str | Path) -> None:
         """Write the index without its removed codes: temporary name, fsync, rename.
@@ -310,7 +370,8 @@ class HammingIndex:
         for segment, start in self._starts():
             inside = allowed[start : start + segment.count]
             if sparse:
-                parts.append(Part(segment.planes[:, inside], segment.ids[inside]))
+                ids = ids_at(segment.ids, np.flatnonzero(inside))
+                parts.append(Part(segment.planes[:, inside], ids))
             else:
                 parts.append(Part(segment.planes, segment.ids, ~inside))
         return parts
@@ -319,7 +380,7 @@ class HammingIndex:
         """Distance of each concept for the hits only, ``(q, k, M)``."""
         out = np.full((*found.ids.shape, self.concepts), -1, dtype=np.int32)
         query, rank = np.nonzero(found.rows >= 0)
-        codes = _gather(parts, found.rows[query, rank], len(queries))
+        codes = gather(parts, found.rows[query, rank], len(queries))
         out[query, rank] = concept_distances(queries[:, query], codes, self.layout)
         return out
 
@@ -359,12 +420,7 @@ class HammingIndex:
         return rows
 
 
-def _gather(parts: Sequence[Part], rows: npt.NDArray[np.int64], words: int) -> Words:
-    """Word planes ``(W, r)`` of ``rows``, numbered through ``parts``; W is ``words``."""
-    out = np.empty((words, len(rows)), dtype=np.uint64)
-    start = 0
-    for part in parts:
-        here = (rows >= start) & (rows < start + len(part.ids))
-        out[:, here] = part.planes[:, rows[here] - start]
-        start += len(part.ids)
-    return out
+def _threads(value: int | None) -> int | None:
+    if value is not None and check_count(value, "threads") < 1:
+        raise UsageError("a search needs a thread", where="threads", hint="threads=1")
+    return value

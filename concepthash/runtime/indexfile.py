@@ -28,7 +28,7 @@ import numpy.typing as npt
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
 from concepthash.files import replacing
-from concepthash.runtime.scan import WORD
+from concepthash.runtime.planes import WORD, ids_at
 from concepthash.runtime.segment import Segment, is_ascending
 
 MAGIC = b"\x89CHIDX\r\n"
@@ -201,7 +201,7 @@ def _sections(
     """The live rows of each plane, then of the ids, in bounded pieces."""
     for word in range(-(-layout.bits // 64)):
         yield (piece for s in segments for piece in _pieces(s.planes[word], s))
-    yield (piece for s in segments for piece in _pieces(s.ids, s))
+    yield (piece for s in segments for piece in _ids(s))
 
 
 def _pieces(column: npt.NDArray[Any], segment: Segment) -> Iterator[npt.NDArray[Any]]:
@@ -211,10 +211,17 @@ def _pieces(column: npt.NDArray[Any], segment: Segment) -> Iterator[npt.NDArray[
         yield piece if dead is None else piece[~dead[low : low + _STEP]]
 
 
+def _ids(segment: Segment) -> Iterator[npt.NDArray[np.int64]]:
+    for low in range(0, segment.count, _STEP):
+        rows = np.arange(low, min(low + _STEP, segment.count))
+        dead = segment.dead
+        yield ids_at(segment.ids, rows if dead is None else rows[~dead[low : low + _STEP]])
+
+
 def _live_ascending(segments: Sequence[Segment]) -> bool:
     last = -1
     for segment in segments:
-        for ids in _pieces(segment.ids, segment):
+        for ids in _ids(segment):
             if len(ids) and (ids[0] <= last or not is_ascending(ids)):
                 return False
             last = int(ids[-1]) if len(ids) else last

@@ -7,12 +7,14 @@ blocked numpy scan, which also serves where the kernel was not built. Answers ar
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 from concepthash.errors import BackendError
 
+_kernel: ModuleType | None
 try:
-    from concepthash.runtime import _kernel
+    _kernel = import_module("concepthash.runtime._kernel")
 except ImportError:  # no compiler at install time
     _kernel = None
 

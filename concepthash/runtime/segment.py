@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from concepthash.runtime.scan import Ids, Part, Words
+from concepthash.runtime.planes import Ids, Part, Words, ids_at
 
 Rows = npt.NDArray[np.int64]
 _Run = tuple[Ids, Rows]
@@ -19,28 +19,41 @@ class Segment:
     """Codes in append order, their ids, and which of them are removed.
 
     Args:
-        planes: word planes ``(W, n)``.
-        ids: ``(n,)`` int64; an id may occur again only after its earlier row was removed.
+        planes: word planes ``(W, n)``; of a sealed segment also a strided view.
+        ids: ``(n,)`` int64; an id may occur again only after its earlier row was removed. Of a
+            sealed segment also a range.
         ascending: whether ``ids`` are strictly ascending (found out if not told).
         sealed: never append; the arrays may be a read-only memory map.
+        dead: which rows are removed ``(n,)``; None when none is.
     """
 
     def __init__(
-        self, planes: Words, ids: Ids, *, ascending: bool | None = None, sealed: bool = False
+        self,
+        planes: Words,
+        ids: Ids | range,
+        *,
+        ascending: bool | None = None,
+        sealed: bool = False,
+        dead: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self._planes = planes
         self._ids = ids
-        self._dead: npt.NDArray[np.bool_] | None = None
+        self._dead = dead
         self._runs: tuple[list[_Run], int] = ([], 0)
         self.count = len(ids)
-        self.removed = 0
+        self.removed = 0 if dead is None else int(np.count_nonzero(dead))
         self.sealed = sealed
         self.ascending = is_ascending(ids) if ascending is None else ascending
 
     @property
-    def ids(self) -> Ids:
+    def ids(self) -> Ids | range:
         """Ids of all rows ``(n,)``, removed ones too."""
         return self._ids[: self.count]
+
+    @property
+    def live_ids(self) -> Ids:
+        """Ids of the rows that are not removed, as an array."""
+        return ids_at(self.ids, np.flatnonzero(self.live))
 
     @property
     def planes(self) -> Words:
@@ -60,15 +73,16 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, ids and tombstones, room for growth left out."""
-        row = 8 * len(self._planes) + 8 + (self._dead is not None)
-        return row * self.count
+        ids = 0 if isinstance(self._ids, range) else 8
+        return (8 * len(self._planes) + ids + (self._dead is not None)) * self.count
 
     def part(self) -> Part:
         """What a scan reads."""
         return Part(self.planes, self.ids, self.dead)
 
     def append(self, planes: Words, ids: Ids) -> None:
-        """Add rows at the end."""
+        """Add rows at the end; not of a sealed segment."""
+        assert not isinstance(self._ids, range)
         end = self.count + len(ids)
         if end > len(self._ids):
             self._grow(max(end, 2 * self.count, 1024))
@@ -79,10 +93,11 @@ class Segment:
         self.count = end
 
     def _grow(self, capacity: int) -> None:
+        assert not isinstance(self._ids, range)
         planes = np.empty((len(self._planes), capacity), dtype=self._planes.dtype)
         ids = np.empty(capacity, dtype=np.int64)
         planes[:, : self.count] = self.planes
-        ids[: self.count] = self.ids
+        ids[: self.count] = self._ids[: self.count]
         if self._dead is not None:
             dead = np.zeros(capacity, dtype=bool)
             dead[: self.count] = self.dead
@@ -100,8 +115,11 @@ class Segment:
 
     def find(self, wanted: Ids) -> Rows:
         """Row of each wanted id, -1 where it is absent or removed."""
-        if self.ascending:
-            rows = _search(self.ids, wanted)
+        if isinstance(self._ids, range):
+            rows = wanted - self._ids.start
+            rows[(rows < 0) | (rows >= self.count)] = -1
+        elif self.ascending:
+            rows = _search(self._ids[: self.count], wanted)
         else:
             rows = np.full(len(wanted), -1, dtype=np.int64)
             for keys, places in self._table():
@@ -119,7 +137,8 @@ class Segment:
         """
         runs, covered = self._runs
         if covered < self.count:
-            runs = [*runs, _sorted(self.ids[covered:], np.arange(covered, self.count))]
+            rows = np.arange(covered, self.count)
+            runs = [*runs, _sorted(ids_at(self._ids, rows), rows)]
             while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
                 (old_ids, old_rows), (new_ids, new_rows) = runs[-2:]
                 ids, rows = np.concatenate((old_ids, new_ids)), np.concatenate((old_rows, new_rows))
@@ -128,8 +147,10 @@ class Segment:
         return runs
 
 
-def is_ascending(ids: Ids) -> bool:
+def is_ascending(ids: Ids | range) -> bool:
     """Whether every id is larger than the one before it."""
+    if isinstance(ids, range):
+        return ids.step > 0
     return bool(np.all(ids[1:] > ids[:-1]))
 
 

@@ -9,6 +9,7 @@
 #endif
 #include <Python.h>
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define POPCOUNT(x) ((uint32_t)__builtin_popcountll(x))
 #define PREFETCH(address) __builtin_prefetch(address)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 static inline uint32_t POPCOUNT(uint64_t x) {
     x -= (x >> 1) & 0x5555555555555555u;
@@ -24,6 +26,7 @@ static inline uint32_t POPCOUNT(uint64_t x) {
     return (uint32_t)((x * 0x0101010101010101u) >> 56);
 }
 #define PREFETCH(address) ((void)(address))
+#define ALWAYS_INLINE inline
 #endif
 
 #endif

@@ -4,6 +4,7 @@
  *   V, LANES          a vector of LANES 64-bit words, with the operators ^ & | ~ << >>
  *   SPLAT(x)          V with x in every word
  *   COUNTS(x)         V with the number of set bits of every word
+ *   WEIGHTED(x, w)    V with the set bits of every byte times the byte of w, summed in words
  *   TIMES(x, w)       every word of x, below 2^32, times w
  *   BELOW(a, b, c, d, limit)  whether any word of the four is below limit, as V
  *   ANY(x)            whether any bit of x is set
@@ -44,14 +45,21 @@ static inline void PATH(offer)(
     }
 }
 
-static inline V PATH(weighted)(
-    const uint64_t *const *tile, size_t row, const uint64_t *query, const Plan *plan, int plain) {
-    V x;
-    if (plain) {
+/* The distances of LANES codes from `row` on. */
+static ALWAYS_INLINE V PATH(distances)(
+    const uint64_t *const *tile, size_t row, const uint64_t *query, const Plan *plan, Mode mode) {
+    V x, total = SPLAT(0);
+    if (mode == PLAIN) {
         memcpy(&x, tile[0] + row, sizeof x);
         return COUNTS(x ^ SPLAT(query[0]));
     }
-    V total = SPLAT(0);
+    if (mode == BYTES) {
+        for (int w = 0; w < plan->words; w++) {
+            memcpy(&x, tile[w] + row, sizeof x);
+            total += WEIGHTED(x ^ SPLAT(query[w]), SPLAT(plan->byte_weights[w]));
+        }
+        return total;
+    }
     for (int t = 0; t < plan->terms; t++) {
         V bits = SPLAT(0);
         for (int w = 0; w < plan->words; w++) {
@@ -63,17 +71,17 @@ static inline V PATH(weighted)(
     return total;
 }
 
-static inline void PATH(compare)(
+static ALWAYS_INLINE void PATH(compare)(
     const Part *part, size_t first, const uint64_t *const *tile, size_t count,
-    const uint64_t *query, const Plan *plan, int64_t number, Selection *best, int plain) {
+    const uint64_t *query, const Plan *plan, int64_t number, Selection *best, Mode mode) {
     size_t row = 0;
     for (; row + 4 * LANES <= count; row += 4 * LANES) {
         PREFETCH((const char *)(tile[0] + row) + AHEAD);
         if (LANES > 2) PREFETCH((const char *)(tile[0] + row) + AHEAD + 64);
-        V a = PATH(weighted)(tile, row, query, plan, plain);
-        V b = PATH(weighted)(tile, row + LANES, query, plan, plain);
-        V c = PATH(weighted)(tile, row + 2 * LANES, query, plan, plain);
-        V d = PATH(weighted)(tile, row + 3 * LANES, query, plan, plain);
+        V a = PATH(distances)(tile, row, query, plan, mode);
+        V b = PATH(distances)(tile, row + LANES, query, plan, mode);
+        V c = PATH(distances)(tile, row + 2 * LANES, query, plan, mode);
+        V d = PATH(distances)(tile, row + 3 * LANES, query, plan, mode);
         if (ANY(BELOW(a, b, c, d, best->limit)))
             for (size_t i = row; i < row + 4 * LANES; i++)
                 PATH(offer)(part, first, tile, i, query, plan, number, best);
@@ -175,14 +183,12 @@ static void PATH(tabulate)(const V *planes, const PATH(Stretch) * s, PATH(Table)
         ADD(n1, k_, l_, m2);                      \
     } while (0)
 
-/* `start` (7 slices, NULL for 0) plus the differing bits of a whole word: `out` has the low seven
- * slices, the eighth is returned. */
-static ALWAYS_INLINE V PATH(count_word)(
+/* `start` plus the differing bits of a whole word, in seven slices; the eighth is returned. */
+static ALWAYS_INLINE V PATH(count_64)(
     const PATH(Table) * tables, const uint16_t *index, const V *start, V *out) {
-    const V zero = SPLAT(0);
-    V n0 = start ? start[0] : zero, n1 = start ? start[1] : zero, n2 = start ? start[2] : zero;
-    V n3 = start ? start[3] : zero, n4 = start ? start[4] : zero, n5 = start ? start[5] : zero;
-    V n6 = start ? start[6] : zero, m0, m1, m2, m3, p0, p1, p2, q0, q1, r0, r1;
+    V n0 = start[0], n1 = start[1], n2 = start[2], n3 = start[3], n4 = start[4], n5 = start[5];
+    const V n6 = start[6];
+    V m0, m1, m2, m3, p0, p1, p2, q0, q1, r0, r1;
     FOUR(0);
     ADD(n2, m0, m1, p0);
     m3 = m2;
@@ -219,10 +225,28 @@ static ALWAYS_INLINE V PATH(count_word)(
     return n6 & q0;
 }
 
-/* The differing bits of any stretch; its tables are padded to a multiple of four groups. */
-static inline void PATH(count_some)(
+/* The differing bits of 16, in five slices. */
+static inline void PATH(count_16)(const PATH(Table) * tables, const uint16_t *index, V *out) {
+    V n0 = SPLAT(0), n1 = n0, n2 = n0, m0, m1, m2, m3, p0, p1;
+    FOUR(0);
+    ADD(n2, m0, m1, p0);
+    m3 = m2;
+    const V *a = LOOK_UP(4), *b = LOOK_UP(5);
+    ADD(n0, a[0], b[0], m1);
+    ADD(n1, a[1], m1, m0);
+    ADD(n2, m3, m0, p1);
+    out[0] = n0;
+    out[1] = n1;
+    out[2] = n2;
+    out[3] = p0 ^ p1;
+    out[4] = p0 & p1;
+}
+
+/* The differing bits of any stretch, in seven slices; tables are padded to four groups. */
+static inline void PATH(count_any)(
     const PATH(Table) * tables, const uint16_t *index, int groups, V *out) {
-    V n0 = SPLAT(0), n1 = n0, n2 = n0, n3 = n0, n4 = n0, n5 = n0, n6 = n0, zero = n0;
+    const V zero = SPLAT(0);
+    V n0 = zero, n1 = zero, n2 = zero, n3 = zero, n4 = zero, n5 = zero, n6 = zero;
     for (int g = 0; g < groups; g += 4) {
         V m0, m1, m2, p0, p1, q, r;
         FOUR(g);
@@ -242,39 +266,26 @@ static inline void PATH(count_some)(
     out[6] = n6;
 }
 
-/* total += 2^shift * count, in slices of which `most` hold any total; returns how many are used. */
-static inline int PATH(accumulate)(
-    V *total, int used, int most, const V *count, int bits, int shift) {
+/* total += 2^shift * count, in slices up to `top`. */
+static ALWAYS_INLINE void PATH(accumulate)(
+    V *total, int top, const V *count, const int bits, int shift) {
     V carry = SPLAT(0);
-    int top = shift + bits < most ? shift + bits : most;
-    while (used < top) total[used++] = SPLAT(0);
-    for (int i = shift; i < top; i++) ADD(total[i], count[i - shift], carry, carry);
-    for (int i = top; i < used; i++) ADD(total[i], carry, SPLAT(0), carry);
-    if (used < most) total[used++] = carry;
-    return used;
-}
-
-/* Which codes of the block have a total below `limit`. */
-static inline V PATH(below)(const V *total, int used, uint32_t limit) {
-    const V bits[2] = {SPLAT(0), ~SPLAT(0)}; /* a load is cheaper than spreading a bit */
-    V below = bits[0];
-    if (limit >> used) return ~below;
-    for (int i = 0; i < used; i++) {
-        V l = bits[limit >> i & 1];
-        below ^= (below ^ l) & (total[i] ^ l);
-    }
-    return below;
+    int i = shift;
+    for (int j = 0; j < bits && i <= top; i++, j++) ADD(total[i], count[j], carry, carry);
+    for (; i <= top; i++) ADD(total[i], carry, SPLAT(0), carry);
 }
 
 typedef struct {
     PATH(Stretch) stretches[MAX_STRETCHES];
     int stretch_count;
     int groups; /* of all stretches, each padded to a multiple of four */
-    int slices; /* that hold every total */
+    int top;    /* slice of 2^top, above every total; where a total reaches its limit, it is set */
+    int whole;  /* all stretches are whole words of weight 1 */
     V *planes;
     PATH(Table) * tables;
     uint16_t *index; /* (count, groups): the pattern of each query in each group, as an offset */
-    V (*complements)[7]; /* 128 - limit in slices, for each limit: only for one whole word */
+    V *complements; /* of each limit below MAX_LIMITS: 2^top - limit in slices 0..top */
+    uint8_t known[MAX_LIMITS];
 } PATH(Slicer);
 
 static int PATH(slicer_open)(PATH(Slicer) * s, const Job *job) {
@@ -292,18 +303,15 @@ static int PATH(slicer_open)(PATH(Slicer) * s, const Job *job) {
             s->stretch_count++;
             s->groups += (one->groups + 3) & ~3;
         }
-    while (plan->longest >> s->slices) s->slices++;
-    if (plan->terms == 1 && plan->weights[0] == 1 && s->stretch_count == 1 && plan->longest == 64) {
-        s->complements = aligned_new(66 * sizeof *s->complements);
-        if (!s->complements) return 0;
-        for (int limit = 1; limit < 66; limit++)
-            for (int i = 0; i < 7; i++)
-                s->complements[limit][i] = (128 - limit) >> i & 1 ? ~SPLAT(0) : SPLAT(0);
-    }
+    while ((plan->longest + 1) > (uint32_t)1 << s->top) s->top++;
+    if (s->top < 7) s->top = 7;
+    s->whole = plan->terms == 1 && plan->weights[0] == 1 &&
+               plan->longest == 64 * (uint32_t)s->stretch_count;
+    s->complements = aligned_new(MAX_LIMITS * (size_t)(s->top + 1) * sizeof(V));
     s->planes = aligned_new(64 * sizeof(V));
     s->tables = aligned_new((size_t)s->groups * sizeof *s->tables);
     s->index = calloc(job->count * (size_t)s->groups + 1, sizeof *s->index);
-    if (!s->planes || !s->tables || !s->index) return 0;
+    if (!s->planes || !s->tables || !s->index || !s->complements) return 0;
     memset(s->tables, 0, (size_t)s->groups * sizeof *s->tables);
     for (size_t q = 0; q < job->count; q++) {
         uint16_t *index = s->index + q * (size_t)s->groups;
@@ -345,29 +353,50 @@ static void PATH(slice)(
     }
 }
 
-/* Which codes of the block are below the limit of one query. */
+/* 2^top - limit: a total that starts there has slice `top` set once `limit` bits are added. */
+static inline const V *PATH(complement)(PATH(Slicer) * s, uint32_t limit, V *room) {
+    const V bits[2] = {SPLAT(0), ~SPLAT(0)};
+    V *out = limit < MAX_LIMITS ? s->complements + limit * (size_t)(s->top + 1) : room;
+    if (limit < MAX_LIMITS && s->known[limit]) return out;
+    uint32_t value = ((uint32_t)1 << s->top) - limit;
+    for (int i = 0; i <= s->top; i++) out[i] = bits[value >> i & 1];
+    if (limit < MAX_LIMITS) s->known[limit] = 1;
+    return out;
+}
+
+/* Which codes of the block are below the limit of one query, above 0. */
 static inline V PATH(near)(
-    const PATH(Slicer) * s, const Plan *plan, const uint16_t *index, uint32_t limit) {
-    V count[7], total[MAX_SLICES];
+    PATH(Slicer) * s, const Plan *plan, const uint16_t *index, uint32_t limit) {
+    V total[MAX_SLICES], count[7], room[MAX_SLICES];
     const PATH(Table) *tables = s->tables;
-    int used = 0;
-    if (s->complements) /* 128 - limit + distance reaches 128 where the distance reaches the limit */
-        return limit ? ~PATH(count_word)(tables, index, s->complements[limit], count) : SPLAT(0);
+    const V *start = PATH(complement)(s, limit, room);
+    if (s->whole && s->stretch_count == 1) return ~PATH(count_64)(tables, index, start, count);
+    memcpy(total, start, (size_t)(s->top + 1) * sizeof(V));
+    if (s->whole) {
+        for (int w = 0; w < s->stretch_count; w++, tables += 24, index += 24) {
+            V carry = PATH(count_64)(tables, index, total, total);
+            for (int i = 7; i <= s->top; i++) ADD(total[i], carry, SPLAT(0), carry);
+        }
+        return ~total[s->top];
+    }
     for (int i = 0; i < s->stretch_count; i++) {
         const PATH(Stretch) *one = &s->stretches[i];
-        if (one->bits == 64)
-            PATH(count_word)(tables, index, NULL, count);
-        else
-            PATH(count_some)(tables, index, one->groups, count);
-        int bits = 1;
-        while (one->bits >> bits) bits++;
         uint32_t weight = plan->weights[one->term];
-        for (int shift = 0; weight >> shift; shift++)
-            if (weight >> shift & 1) used = PATH(accumulate)(total, used, s->slices, count, bits, shift);
+        if (one->bits == 16)
+            PATH(count_16)(tables, index, count);
+        else
+            PATH(count_any)(tables, index, one->groups, count);
+        for (int shift = 0; weight >> shift; shift++) {
+            if (!(weight >> shift & 1)) continue;
+            if (one->bits < 32)
+                PATH(accumulate)(total, s->top, count, 5, shift);
+            else
+                PATH(accumulate)(total, s->top, count, 7, shift);
+        }
         tables += (one->groups + 3) & ~3;
         index += (one->groups + 3) & ~3;
     }
-    return PATH(below)(total, used, limit);
+    return ~total[s->top];
 }
 
 static inline void PATH(sliced)(
@@ -379,6 +408,7 @@ static inline void PATH(sliced)(
         PATH(slice)(s, tile, row, rest);
         for (size_t q = 0; q < job->count; q++) {
             Selection *best = &job->best[q];
+            if (!best->limit) continue;
             V near = PATH(near)(s, plan, s->index + q * (size_t)s->groups, best->limit);
             if (!ANY(near)) continue;
             uint64_t lanes[LANES], any = 0;
@@ -413,7 +443,6 @@ static int PATH(scan)(const Job *job) {
     const Plan *plan = job->plan;
     PATH(Slicer) slicer;
     int few = job->count < FEW_QUERIES || !plan->terms, ready = 1;
-    int plain = plan->terms == 1 && plan->weights[0] == 1 && plan->words == 1 && !~plan->masks[0][0];
     uint64_t *room = malloc(sizeof(uint64_t) * TILE * (size_t)plan->words);
     if (!few) ready = PATH(slicer_open)(&slicer, job);
     int64_t number = 0;
@@ -429,10 +458,13 @@ static int PATH(scan)(const Job *job) {
             }
             for (size_t q = 0; q < job->count; q++) {
                 const uint64_t *query = job->queries + q * (size_t)plan->words;
-                if (plain)
-                    PATH(compare)(part, first, tile, count, query, plan, number, &job->best[q], 1);
+                Selection *best = &job->best[q];
+                if (plan->mode == PLAIN)
+                    PATH(compare)(part, first, tile, count, query, plan, number, best, PLAIN);
+                else if (plan->mode == BYTES)
+                    PATH(compare)(part, first, tile, count, query, plan, number, best, BYTES);
                 else
-                    PATH(compare)(part, first, tile, count, query, plan, number, &job->best[q], 0);
+                    PATH(compare)(part, first, tile, count, query, plan, number, best, TERMS);
             }
         }
         number += (int64_t)part->rows;

@@ -16,12 +16,18 @@ static void aligned_delete(void *at) {
     free(raw);
 }
 
+static inline uint64_t portable_weighted(uint64_t x, uint64_t weights) {
+    uint64_t total = 0;
+    for (int i = 0; i < 64; i += 8) total += (weights >> i & 255) * POPCOUNT(x >> i & 255);
+    return total;
+}
 /* Portable: one word, whose bits are 64 codes in a slice. */
 #define PATH(name) portable_##name
 #define V uint64_t
 #define LANES 1
 #define SPLAT(x) ((uint64_t)(x))
 #define COUNTS(x) ((uint64_t)POPCOUNT(x))
+#define WEIGHTED(x, w) portable_weighted(x, w)
 #define TIMES(x, w) ((x) * (w))
 #define BELOW(a, b, c, d, limit) ((a) < (limit) || (b) < (limit) || (c) < (limit) || (d) < (limit))
 #define ANY(x) ((x) != 0)
@@ -34,6 +40,7 @@ static void aligned_delete(void *at) {
 #undef SPLAT
 #undef COUNTS
 #undef TIMES
+#undef WEIGHTED
 #undef BELOW
 #undef ANY
 #undef SUM
@@ -51,14 +58,23 @@ static void aligned_delete(void *at) {
 #endif
 typedef uint64_t Vector4 __attribute__((vector_size(32), may_alias));
 /* No popcount of vectors: that of each half byte from a table, then the bytes of a word summed. */
-static inline Vector4 avx2_counts(Vector4 x) {
+static inline __m256i avx2_byte_counts(Vector4 x) {
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i table = _mm256_setr_epi8(
         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     __m256i a = _mm256_shuffle_epi8(table, _mm256_and_si256((__m256i)x, low));
     __m256i b = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16((__m256i)x, 4), low));
-    return (Vector4)_mm256_sad_epu8(_mm256_add_epi8(a, b), _mm256_setzero_si256());
+    return _mm256_add_epi8(a, b);
+}
+static inline Vector4 avx2_counts(Vector4 x) {
+    return (Vector4)_mm256_sad_epu8(avx2_byte_counts(x), _mm256_setzero_si256());
+}
+static inline Vector4 avx2_weighted(Vector4 x, Vector4 weights) {
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, avx2_byte_counts(x));
+    __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    __m256i words = _mm256_add_epi32(fours, _mm256_srli_epi64(fours, 32));
+    return (Vector4)_mm256_and_si256(words, _mm256_set1_epi64x(0xffffffff));
 }
 static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector4 d, uint32_t limit) {
     __m256i x = _mm256_min_epi32((__m256i)a, (__m256i)b);
@@ -70,6 +86,7 @@ static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector
 #define LANES 4
 #define SPLAT(x) ((Vector4)_mm256_set1_epi64x((long long)(x)))
 #define COUNTS(x) avx2_counts(x)
+#define WEIGHTED(x, w) avx2_weighted(x, w)
 #define TIMES(x, w) ((Vector4)_mm256_mul_epu32((__m256i)(x), _mm256_set1_epi64x(w)))
 #define BELOW(a, b, c, d, limit) avx2_nearest_below(a, b, c, d, limit)
 #define ANY(x) (!_mm256_testz_si256((__m256i)(x), (__m256i)(x)))
@@ -82,19 +99,26 @@ static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector
 #undef SPLAT
 #undef COUNTS
 #undef TIMES
+#undef WEIGHTED
 #undef BELOW
 #undef ANY
 #undef SUM
 #undef CARRY
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vpopcntdq,popcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vpopcntdq,avx512bitalg,popcnt"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vpopcntdq,popcnt")
+#pragma GCC target("avx512f,avx512bw,avx512vpopcntdq,avx512bitalg,popcnt")
 #endif
 typedef uint64_t Vector8 __attribute__((vector_size(64), may_alias));
+static inline Vector8 avx512_weighted(Vector8 x, Vector8 weights) {
+    __m512i pairs = _mm512_maddubs_epi16((__m512i)weights, _mm512_popcnt_epi8((__m512i)x));
+    __m512i fours = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    __m512i words = _mm512_add_epi32(fours, _mm512_srli_epi64(fours, 32));
+    return (Vector8)_mm512_and_si512(words, _mm512_set1_epi64(0xffffffff));
+}
 static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vector8 d, uint32_t limit) {
     __m512i x = _mm512_min_epu32((__m512i)a, (__m512i)b);
     __m512i y = _mm512_min_epu32((__m512i)c, (__m512i)d);
@@ -105,6 +129,7 @@ static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vect
 #define V Vector8
 #define LANES 8
 #define SPLAT(x) ((Vector8)_mm512_set1_epi64((long long)(x)))
+#define WEIGHTED(x, w) avx512_weighted(x, w)
 #define COUNTS(x) ((Vector8)_mm512_popcnt_epi64((__m512i)(x)))
 #define TIMES(x, w) ((Vector8)_mm512_mul_epu32((__m512i)(x), _mm512_set1_epi64(w)))
 #define BELOW(a, b, c, d, limit) avx512_nearest_below(a, b, c, d, limit)
@@ -118,6 +143,7 @@ static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vect
 #undef SPLAT
 #undef COUNTS
 #undef TIMES
+#undef WEIGHTED
 #undef BELOW
 #undef ANY
 #undef SUM
@@ -133,7 +159,14 @@ static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vect
 #define NEON_PATH
 #include <arm_neon.h>
 typedef uint64_t Vector2 __attribute__((vector_size(16), may_alias));
+static inline Vector2 neon_weighted(Vector2 x, Vector2 weights) {
+    uint8x16_t counts = vcntq_u8((uint8x16_t)x), w = (uint8x16_t)weights;
+    uint32x4_t low = vpaddlq_u16(vmull_u8(vget_low_u8(counts), vget_low_u8(w)));
+    uint32x4_t high = vpaddlq_u16(vmull_u8(vget_high_u8(counts), vget_high_u8(w)));
+    return (Vector2)vpaddlq_u32(vpaddq_u32(low, high));
+}
 #define PATH(name) neon_##name
+#define WEIGHTED(x, w) neon_weighted(x, w)
 #define V Vector2
 #define LANES 2
 #define SPLAT(x) ((Vector2)vdupq_n_u64(x))
@@ -153,6 +186,7 @@ typedef uint64_t Vector2 __attribute__((vector_size(16), may_alias));
 #undef SPLAT
 #undef COUNTS
 #undef TIMES
+#undef WEIGHTED
 #undef BELOW
 #undef ANY
 #undef SUM
@@ -170,7 +204,7 @@ static int available(Path *out) {
 #ifdef X86_PATHS
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bitalg"))
         out[count++] = (Path){"avx512", avx512_scan};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt"))
         out[count++] = (Path){"avx2", avx2_scan};
@@ -245,6 +279,19 @@ static int read_part(PyObject *object, int words, Held *held, Part *part) {
     return 1;
 }
 
+static Mode plan_mode(Plan *plan) {
+    if (plan->terms == 1 && plan->weights[0] == 1 && plan->words == 1 && !~plan->masks[0][0])
+        return PLAIN;
+    for (int t = 0; t < plan->terms; t++)
+        for (int w = 0; w < plan->words; w++)
+            for (int i = 0; i < 64; i += 8) {
+                uint64_t byte = plan->masks[t][w] >> i & 255;
+                if (byte && byte != 255) return TERMS;
+                if (byte) plan->byte_weights[w] |= (uint64_t)plan->weights[t] << i;
+            }
+    return BYTES;
+}
+
 static int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, Plan *plan) {
     Py_buffer *m = hold(held, masks), *w = m ? hold(held, weights) : NULL;
     if (!w) return 0;
@@ -258,11 +305,16 @@ static int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, 
     plan->terms = (int)terms;
     for (Py_ssize_t t = 0; t < terms; t++) {
         plan->weights[t] = ((const uint32_t *)w->buf)[t];
+        if (plan->weights[t] > 255) {
+            PyErr_SetString(PyExc_ValueError, "weights are 0..255");
+            return 0;
+        }
         for (int i = 0; i < words; i++) {
             plan->masks[t][i] = ((const uint64_t *)m->buf)[t * words + i];
             plan->longest += plan->weights[t] * POPCOUNT(plan->masks[t][i]);
         }
     }
+    plan->mode = plan_mode(plan);
     return 1;
 }
 

@@ -8,7 +8,8 @@ enum {
     MAX_WORDS = 8,     /* 512 bits */
     MAX_TERMS = 255,   /* distinct weights above 0 */
     MAX_STRETCHES = 512, /* words of terms with any bit: at most one a bit */
-    MAX_SLICES = 18,   /* 255 * 512 < 2^17, and a carry */
+    MAX_SLICES = 18,   /* 255 * 512 < 2^17, and the slice above */
+    MAX_LIMITS = 1024, /* below, what a limit needs is kept */
     GROUP_BITS = 3,    /* bit planes that share a table, see path.h */
     WORD_GROUPS = 22,  /* ceil(64 / GROUP_BITS) */
     TILE = 2048,       /* codes a step: 16 KB a word, half of a level-1 cache */
@@ -26,9 +27,15 @@ typedef struct {
     const uint8_t *dead; /* NULL: none */
 } Part;
 
+/* How a single query is compared. PLAIN: one word that counts as it is. BYTES: the bits of each byte
+ * weigh the same. TERMS: any plan. */
+typedef enum { PLAIN, BYTES, TERMS } Mode;
+
 /* A distance: sum over terms of weight * popcount((a ^ b) & mask). */
 typedef struct {
     int words, terms;
+    Mode mode;
+    uint64_t byte_weights[MAX_WORDS]; /* of BYTES */
     uint32_t longest; /* the largest distance there can be */
     uint64_t masks[MAX_TERMS][MAX_WORDS];
     uint32_t weights[MAX_TERMS];

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,15 @@ format: $(READY) ## mend style
 bench: $(READY) ## measure, and write benchmarks/results
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+wheels: $(READY) ## cross-build Linux wheels for x86-64 and arm64 into dist
+	$(BIN)/python -m pip install --quiet ziglang 'setuptools>=77'
+	for arch in x86_64 aarch64; do \
+		rm -rf build; \
+		zig="$(CURDIR)/$(BIN)/python -m ziglang cc -target $$arch-linux-gnu.2.17 -g0"; \
+		CC="$$zig" LDSHARED="$$zig -shared" _PYTHON_HOST_PLATFORM=manylinux2014-$$arch \
+		$(BIN)/python -m pip wheel --quiet . --no-deps --no-build-isolation --wheel-dir dist || exit 1; \
+	done
 
 clean: ## remove what the targets made, except .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo

@@ -188,6 +188,8 @@ class HammingIndex:
         if not len(packed):
             return numbers
         planes = to_words(packed, self.layout)
+        if np.may_share_memory(planes, packed):
+            planes = planes.copy()
         if not self._segments or self._segments[-1].sealed:
             self._segments.append(Segment(planes, numbers.copy()))
         else:
@@ -378,6 +380,11 @@ class HammingIndex:
 
     def _explained(self, queries: Words, parts: list[Part], found: Found) -> npt.NDArray[np.int32]:
         """Distance of each concept for the hits only, ``(q, k, M)``."""
+        count, k = found.rows.shape
+        if not found.rows.size or found.rows[:, -1].min() >= 0:  # every place is filled
+            codes = gather(parts, found.rows.ravel(), len(queries))
+            each = concept_distances(np.repeat(queries, k, axis=1), codes, self.layout)
+            return each.reshape(count, k, self.concepts)
         out = np.full((*found.ids.shape, self.concepts), -1, dtype=np.int32)
         query, rank = np.nonzero(found.rows >= 0)
         codes = gather(parts, found.rows[query, rank], len(queries))

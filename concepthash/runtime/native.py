@@ -7,6 +7,7 @@ blocked numpy scan, which also serves where the kernel was not built. Answers ar
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -21,6 +22,7 @@ except ImportError:  # no compiler at install time
 VARIABLE = "CHASH_KERNEL"
 
 
+@cache
 def paths() -> tuple[str, ...]:
     """What this machine can run, the one chosen by default first; ``numpy`` is always the last."""
     return (*(_kernel.paths() if _kernel else ()), "numpy")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,21 +58,19 @@ class Plan:
         weights: one a concept.
         terms: those with a weight above 0; concepts of equal weight share one.
         longest: the largest distance there can be.
+        masks, factors: the terms again, as ``(T, W)`` words and ``(T,)`` uint32.
     """
 
     weights: tuple[int, ...]
     terms: tuple[Term, ...]
     longest: int
+    masks: Words
+    factors: npt.NDArray[np.uint32]
 
     @classmethod
     def of(cls, layout: CodeLayout, weights: Sequence[int]) -> Plan:
         """The plan for ``sum_m weights[m] * d_m``."""
-        masks = to_words(layout.masks(), layout)
-        terms = [
-            Term(weight, np.bitwise_or.reduce(masks[:, np.equal(weights, weight)], axis=1))
-            for weight in sorted(set(weights) - {0})
-        ]
-        return cls(tuple(weights), tuple(terms), sum(weights) * layout.sub_bits)
+        return _plan(layout, tuple(weights))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -79,11 +78,38 @@ class Plan:
         return np.dtype(np.min_scalar_type(self.longest + 1))
 
 
+@lru_cache(maxsize=64)
+def _plan(layout: CodeLayout, weights: tuple[int, ...]) -> Plan:
+    masks = concept_masks(layout)
+    terms = [
+        Term(weight, np.bitwise_or.reduce(masks[:, np.equal(weights, weight)], axis=1))
+        for weight in sorted(set(weights) - {0})
+    ]
+    return Plan(
+        weights,
+        tuple(terms),
+        sum(weights) * layout.sub_bits,
+        np.array([term.mask for term in terms], dtype=np.uint64).reshape(len(terms), len(masks)),
+        np.array([term.weight for term in terms], dtype=np.uint32),
+    )
+
+
+@lru_cache(maxsize=64)
+def concept_masks(layout: CodeLayout) -> Words:
+    """Word planes ``(W, M)`` of the masks of all concepts."""
+    return to_words(layout.masks(), layout)
+
+
 def to_words(codes: Codes, layout: CodeLayout) -> Words:
-    """Packed codes ``(n, K / 8)`` as word planes ``(W, n)``, the last word padded with zeros."""
-    padded = np.zeros((len(codes), -(-layout.nbytes // 8) * 8), dtype=np.uint8)
-    padded[:, : layout.nbytes] = codes
-    return np.ascontiguousarray(padded.view(WORD).T)
+    """Packed codes ``(n, K / 8)`` as word planes ``(W, n)``, the last word padded with zeros.
+
+    Codes of one word are not copied.
+    """
+    if layout.nbytes % 8:
+        padded = np.zeros((len(codes), -(-layout.nbytes // 8) * 8), dtype=np.uint8)
+        padded[:, : layout.nbytes] = codes
+        codes = padded
+    return np.ascontiguousarray(np.ascontiguousarray(codes).view(WORD).T)
 
 
 def to_codes(planes: Words, layout: CodeLayout) -> Codes:
@@ -94,11 +120,9 @@ def to_codes(planes: Words, layout: CodeLayout) -> Codes:
 
 def concept_distances(a: Words, b: Words, layout: CodeLayout) -> Distances:
     """Distance of each concept between aligned columns: two ``(W, n)`` to ``(n, M)`` int32."""
-    masks = to_words(layout.masks(), layout)
-    out = np.zeros((a.shape[1], layout.concepts), dtype=np.int32)
-    for word, concept in zip(*np.nonzero(masks), strict=True):
-        out[:, concept] += np.bitwise_count((a[word] ^ b[word]) & masks[word, concept])
-    return out
+    different = np.bitwise_xor(a, b)[:, :, None] & concept_masks(layout)[:, None, :]
+    counts: Distances = np.bitwise_count(different).sum(axis=0, dtype=np.int32)
+    return counts
 
 
 def ids_at(ids: Ids | range, rows: npt.NDArray[np.int64]) -> Ids:
@@ -110,6 +134,8 @@ def ids_at(ids: Ids | range, rows: npt.NDArray[np.int64]) -> Ids:
 
 def gather(parts: Sequence[Part], rows: npt.NDArray[np.int64], words: int) -> Words:
     """Word planes ``(W, r)`` of ``rows``, numbered through ``parts``; W is ``words``."""
+    if len(parts) == 1:
+        return parts[0].planes[:, rows]
     out = np.empty((words, len(rows)), dtype=np.uint64)
     start = 0
     for part in parts:

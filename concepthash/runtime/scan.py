@@ -64,17 +64,29 @@ def scan(
     if native is None:
         return blocked.scan(parts, queries, plan, k=k, ordered=ordered, radius=radius)
     count = queries.shape[1]
-    found = Found(
-        np.full((count, k), -1, dtype=np.int64),
-        np.full((count, k), -1, dtype=np.int64),
-        np.full((count, k), -1, dtype=np.int32),
-    )
     depth = min(k, sum(len(part.ids) for part in parts))
-    if not depth or not count:
-        return found
-    hits = _hits(native, parts, queries, plan, depth, ordered, radius, threads)
+    if depth and count:
+        hits = _hits(native, parts, queries, plan, depth, ordered, radius, threads)
+    else:
+        nothing = np.empty(0, np.int64)
+        hits = Within(np.zeros(count + 1, np.int64), nothing, nothing, nothing.astype(np.int32))
+    return _padded(hits, k)
+
+
+def _padded(hits: Within, k: int) -> Found:
+    """Lists of at most k hits as a rectangle."""
+    shape = len(hits.offsets) - 1, k
+    if len(hits.rows) == shape[0] * k:
+        return Found(
+            hits.rows.reshape(shape), hits.ids.reshape(shape), hits.distances.reshape(shape)
+        )
+    found = Found(
+        np.full(shape, -1, dtype=np.int64),
+        np.full(shape, -1, dtype=np.int64),
+        np.full(shape, -1, dtype=np.int32),
+    )
     lengths = np.diff(hits.offsets)
-    query = np.repeat(np.arange(count), lengths)
+    query = np.repeat(np.arange(shape[0]), lengths)
     rank = np.arange(len(query)) - np.repeat(hits.offsets[:-1], lengths)
     found.rows[query, rank] = hits.rows
     found.ids[query, rank] = hits.ids
@@ -126,18 +138,16 @@ def _hits(
     workers = max(1, min(most, count * rows // _PAIRS_A_THREAD))
     by_queries = count >= _QUERIES_A_THREAD * workers
     words = np.ascontiguousarray(queries.T)
-    masks = np.ascontiguousarray([term.mask for term in plan.terms], dtype=np.uint64)
-    weights = np.array([term.weight for term in plan.terms], dtype=np.uint32)
     which = path()
 
     def piece(some: Sequence[Part], first: int, asked: Words) -> Within:
         counts, raw, distances = native.scan(
-            which, _arguments(some, ordered), asked, masks, weights, k, bound, ordered
+            which, _arguments(some, ordered), asked, plan.masks, plan.factors, k, bound, ordered
         )
         local = np.frombuffer(raw, dtype=np.int64)
-        ids = _ids(some, local)
         lengths = np.frombuffer(counts, dtype=np.int64)
-        return Within(_offsets(lengths), local + first, ids, np.frombuffer(distances, np.int32))
+        far = np.frombuffer(distances, dtype=np.int32).copy()
+        return Within(_offsets(lengths), local + first, _ids(some, local), far)
 
     if workers == 1:
         return piece(parts, 0, words)
@@ -193,8 +203,10 @@ def _ids(parts: Sequence[Part], rows: Ids) -> Ids:
     return ids
 
 
-def _offsets(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+def _offsets(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def _chained(answers: Sequence[Within]) -> Within:

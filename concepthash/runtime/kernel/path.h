@@ -6,7 +6,7 @@
  *   COUNTS(x)         V with the number of set bits of every word
  *   WEIGHTED(x, w)    V with the set bits of every byte times the byte of w, summed in words
  *   TIMES(x, w)       every word of x, below 2^32, times w
- *   BELOW(a, b, c, d, limit)  whether any word of the four is below limit, as V
+ *   BELOW(a, b, c, d, limit)  V with bits where a word of the four is below that of limit
  *   ANY(x)            whether any bit of x is set
  *   SUM(a, b, c), CARRY(a, b, c)  bitwise full adder
  *
@@ -75,6 +75,7 @@ static ALWAYS_INLINE void PATH(compare)(
     const Part *part, size_t first, const uint64_t *const *tile, size_t count,
     const uint64_t *query, const Plan *plan, int64_t number, Selection *best, Mode mode) {
     size_t row = 0;
+    V limit = SPLAT(best->limit);
     for (; row + 4 * LANES <= count; row += 4 * LANES) {
         PREFETCH((const char *)(tile[0] + row) + AHEAD);
         if (LANES > 2) PREFETCH((const char *)(tile[0] + row) + AHEAD + 64);
@@ -82,9 +83,10 @@ static ALWAYS_INLINE void PATH(compare)(
         V b = PATH(distances)(tile, row + LANES, query, plan, mode);
         V c = PATH(distances)(tile, row + 2 * LANES, query, plan, mode);
         V d = PATH(distances)(tile, row + 3 * LANES, query, plan, mode);
-        if (ANY(BELOW(a, b, c, d, best->limit)))
-            for (size_t i = row; i < row + 4 * LANES; i++)
-                PATH(offer)(part, first, tile, i, query, plan, number, best);
+        if (!ANY(BELOW(a, b, c, d, limit))) continue;
+        for (size_t i = row; i < row + 4 * LANES; i++)
+            PATH(offer)(part, first, tile, i, query, plan, number, best);
+        limit = SPLAT(best->limit);
     }
     for (; row < count; row++) PATH(offer)(part, first, tile, row, query, plan, number, best);
 }

@@ -76,10 +76,10 @@ static inline Vector4 avx2_weighted(Vector4 x, Vector4 weights) {
     __m256i words = _mm256_add_epi32(fours, _mm256_srli_epi64(fours, 32));
     return (Vector4)_mm256_and_si256(words, _mm256_set1_epi64x(0xffffffff));
 }
-static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector4 d, uint32_t limit) {
+static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector4 d, Vector4 limit) {
     __m256i x = _mm256_min_epi32((__m256i)a, (__m256i)b);
     __m256i y = _mm256_min_epi32((__m256i)c, (__m256i)d);
-    return (Vector4)_mm256_cmpgt_epi32(_mm256_set1_epi64x(limit), _mm256_min_epi32(x, y));
+    return (Vector4)_mm256_cmpgt_epi32((__m256i)limit, _mm256_min_epi32(x, y));
 }
 #define PATH(name) avx2_##name
 #define V Vector4
@@ -119,10 +119,10 @@ static inline Vector8 avx512_weighted(Vector8 x, Vector8 weights) {
     __m512i words = _mm512_add_epi32(fours, _mm512_srli_epi64(fours, 32));
     return (Vector8)_mm512_and_si512(words, _mm512_set1_epi64(0xffffffff));
 }
-static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vector8 d, uint32_t limit) {
+static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vector8 d, Vector8 limit) {
     __m512i x = _mm512_min_epu32((__m512i)a, (__m512i)b);
     __m512i y = _mm512_min_epu32((__m512i)c, (__m512i)d);
-    __mmask8 near = _mm512_cmplt_epu64_mask(_mm512_min_epu32(x, y), _mm512_set1_epi64(limit));
+    __mmask8 near = _mm512_cmplt_epu64_mask(_mm512_min_epu32(x, y), (__m512i)limit);
     return (Vector8)_mm512_maskz_set1_epi64(near, -1);
 }
 #define PATH(name) avx512_##name
@@ -175,7 +175,7 @@ static inline Vector2 neon_weighted(Vector2 x, Vector2 weights) {
 #define BELOW(a, b, c, d, limit)                                                          \
     ((Vector2)vcltq_u64((uint64x2_t)vminq_u32(vminq_u32((uint32x4_t)(a), (uint32x4_t)(b)), \
                                               vminq_u32((uint32x4_t)(c), (uint32x4_t)(d))), \
-                        vdupq_n_u64(limit)))
+                        (uint64x2_t)(limit)))
 #define ANY(x) (vmaxvq_u32((uint32x4_t)(x)) != 0)
 #define SUM(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY(a, b, c) ((Vector2)vbslq_u64((uint64x2_t)((a) ^ (b)), (uint64x2_t)(c), (uint64x2_t)(a)))
@@ -235,20 +235,14 @@ static Scan find_path(const char *name) {
     return NULL;
 }
 
-/* Buffers of a call, released together. */
-typedef struct {
-    Py_buffer *views;
-    Py_ssize_t count;
-} Held;
-
-static Py_buffer *hold(Held *held, PyObject *object) {
+Py_buffer *hold(Held *held, PyObject *object) {
     Py_buffer *view = &held->views[held->count];
     if (PyObject_GetBuffer(object, view, PyBUF_STRIDES) < 0) return NULL;
     held->count++;
     return view;
 }
 
-static int read_part(PyObject *object, int words, Held *held, Part *part) {
+int read_part(PyObject *object, int words, Held *held, Part *part) {
     PyObject *planes, *ids, *dead;
     long long first = 0;
     if (!PyArg_ParseTuple(object, "OOLO", &planes, &ids, &first, &dead)) return 0;
@@ -292,7 +286,7 @@ static Mode plan_mode(Plan *plan) {
     return BYTES;
 }
 
-static int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, Plan *plan) {
+int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, Plan *plan) {
     Py_buffer *m = hold(held, masks), *w = m ? hold(held, weights) : NULL;
     if (!w) return 0;
     Py_ssize_t terms = w->len / 4;
@@ -319,7 +313,7 @@ static int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, 
 }
 
 /* (counts int64, rows int64, distances int32), as bytes: the hits of all queries, one after the other. */
-static PyObject *answer(Selection *best, size_t count) {
+PyObject *answer(Selection *best, size_t count) {
     size_t total = 0;
     for (size_t q = 0; q < count; q++) total += best[q].count;
     PyObject *counts = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * count));

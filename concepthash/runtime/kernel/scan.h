@@ -53,4 +53,18 @@ typedef struct {
 /* Offer every live code to every query's selection. Returns 0 if memory ran out. */
 typedef int (*Scan)(const Job *job);
 
+/* Buffers of a call, released together. */
+typedef struct {
+    Py_buffer *views;
+    Py_ssize_t count;
+} Held;
+
+/* What scan and tables read from Python; with an exception set, NULL or 0. */
+Py_buffer *hold(Held *held, PyObject *object);
+int read_part(PyObject *object, int words, Held *held, Part *part);
+int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, Plan *plan);
+
+/* (counts int64, rows int64, distances int32), as bytes: the hits of all queries in turn. */
+PyObject *answer(Selection *best, size_t count);
+
 #endif

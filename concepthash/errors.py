@@ -11,7 +11,8 @@
     ├── CheckpointError         1   a run folder or checkpoint cannot be read
     ├── BundleError             1   an exported bundle cannot be read or is damaged
     ├── GalleryError            1   a gallery cannot be opened, read or written
-    │   └── GalleryLocked       1   another process is writing to it
+    │   ├── GalleryLocked       1   another process is writing to it
+    │   └── GalleryDamaged      1   its files are not what was committed; a repair saves the rest
     ├── NothingFound            4   the search was fine and its answer is empty
     ├── MismatchError           5   model and gallery (or codes) do not belong together
     ├── BackendError            6   an execution provider, device or optional package is missing
@@ -89,6 +90,10 @@ class GalleryError(ConceptHashError):
 
 class GalleryLocked(GalleryError):
     """Another process is writing to the gallery."""
+
+
+class GalleryDamaged(GalleryError):
+    """Files of a gallery are not what was committed."""
 
 
 class NothingFound(ConceptHashError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -23,7 +23,7 @@ def _sync(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Make new names in ``folder`` last through a power cut, where the system can."""
     with suppress(OSError):  # some file systems, and Windows, cannot sync a folder
-        _sync(folder)
+        sync(folder)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         yield aside
         for file in aside.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)

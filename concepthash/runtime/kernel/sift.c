@@ -1,0 +1,120 @@
+/* The loops over buckets of candidates: which of them can still enter the selection.
+ *
+ * A candidate counts when it was in no table's reach before, so that it counts once. It is then
+ * beyond the reach of every table but its own, which leaves it little room: one sub-code more, out
+ * of the next table, rules most candidates out before their code is looked at. */
+#include "tables.h"
+
+#if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
+#define X86
+#include <immintrin.h>
+#define POPCNT __attribute__((target("popcnt")))
+#define AVX2 __attribute__((target("avx2,popcnt")))
+#else
+#define POPCNT
+#endif
+
+/* What is left for the distance in the next tables, once `table` has taken `near` of it and the
+ * others the least they must; negative when nothing can enter. */
+static int64_t room_for_next(const Search *s, int table, int near, int next_count) {
+    int64_t room = (int64_t)s->best->limit - 1 - (int64_t)s->weight[table] * near;
+    for (int t = 0; t < s->cut->count; t++)
+        if (t != table) room -= (int64_t)s->weight[t] * (s->reach[t] + 1);
+    for (int j = 0; j < next_count; j++) {
+        int t = next_table(s->cut, table, j);
+        if (t >= 0) room += (int64_t)s->weight[t] * (s->reach[t] + 1);
+    }
+    return room;
+}
+
+/* The farthest the next sub-code may be; -1 when nothing can enter. */
+static int farthest_next(const Search *s, int table, int near) {
+    int next = next_table(s->cut, table, 0);
+    int64_t room = room_for_next(s, table, near, 1);
+    if (room < 0) return -1;
+    if (next < 0 || !s->weight[next]) return WIDEST;
+    int64_t most = room / s->weight[next];
+    return most < s->reach[next] + 1 ? -1 : most < WIDEST ? (int)most : WIDEST;
+}
+
+static void offer(Search *s, size_t row, const Part *part, size_t at, uint32_t distance) {
+    if (distance >= s->best->limit || (part->dead && part->dead[at])) return;
+    int64_t id = part->ids ? part->ids[at] : part->first_id + (int64_t)at;
+    selection_add(s->best, distance, (int64_t)row, id);
+}
+
+#define LOOPS(name) portable_##name
+#define TARGET
+#include "sift.h"
+#undef LOOPS
+#undef TARGET
+
+#ifdef X86
+#define LOOPS(name) popcnt_##name
+#define TARGET POPCNT
+#include "sift.h"
+#undef LOOPS
+#undef TARGET
+
+/* Set bits of each byte. */
+AVX2 static inline __m256i counts8(__m256i x) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i table = _mm256_setr_epi8(
+        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
+        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    __m256i a = _mm256_shuffle_epi8(table, _mm256_and_si256(x, low));
+    __m256i b = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), low));
+    return _mm256_add_epi8(a, b);
+}
+
+/* Entries whose next two sub-codes leave them room: two a step. */
+AVX2 static void avx2_sift_copied(Search *s, int table, int near, const Bucket *buckets, int count) {
+    const Table *in = &s->run->tables[table];
+    __m256i query[2], weight[2];
+    for (int j = 0; j < 2; j++) {
+        int t = next_table(s->cut, table, j);
+        query[j] = _mm256_set1_epi16((short)(t < 0 ? 0 : s->sub[t]));
+        weight[j] = _mm256_set1_epi8((char)(t < 0 ? 0 : s->weight[t]));
+    }
+    int64_t room = room_for_next(s, table, near, 2);
+    __m256i most = _mm256_set1_epi16((short)(room < INT16_MAX ? room : INT16_MAX));
+    uint32_t list[LIST + LANES];
+    int listed = 0;
+    for (int i = 0; i < count && i < FETCHED; i++) fetch(in, &buckets[i]);
+    for (int i = 0; i < count && room >= 0; i++) {
+        if (i + FETCHED < count) fetch(in, &buckets[i + FETCHED]);
+        int64_t start = buckets[i].start, end = buckets[i].end;
+        for (int64_t from = start & ~(int64_t)(LANES - 1); from < end; from += LANES) {
+            __m256i a = _mm256_load_si256((const __m256i *)(in->pairs + 2 * from));
+            __m256i b = _mm256_load_si256((const __m256i *)(in->pairs + 2 * from + LANES));
+            a = _mm256_maddubs_epi16(weight[0], counts8(_mm256_xor_si256(a, query[0])));
+            b = _mm256_maddubs_epi16(weight[1], counts8(_mm256_xor_si256(b, query[1])));
+            __m256i far = _mm256_cmpgt_epi16(_mm256_add_epi16(a, b), most);
+            uint32_t lanes = ~(uint32_t)_mm256_movemask_epi8(far); /* two bits an entry */
+            if (!lanes) continue;
+            if (from < start) lanes &= ~0u << 2 * (start - from);
+            if (end - from < LANES) lanes &= ~(~0u << 2 * (end - from));
+            for (; lanes; lanes &= ~(3u << __builtin_ctz(lanes))) {
+                list[listed] = (uint32_t)from + (uint32_t)__builtin_ctz(lanes) / 2;
+                PREFETCH(&in->thirds[list[listed++]]);
+            }
+            if (listed < LIST) continue;
+            for (int j = 0; j < listed; j++) popcnt_take(s, table, near, list[j]);
+            listed = 0;
+            room = room_for_next(s, table, near, 2);
+            most = _mm256_set1_epi16((short)(room < INT16_MAX ? room : INT16_MAX));
+        }
+    }
+    for (int j = 0; j < listed; j++) popcnt_take(s, table, near, list[j]);
+}
+#endif
+
+Sift find_sift(const char *path, int copied) {
+#ifdef X86
+    if (strcmp(path, "portable"))
+        return copied ? avx2_sift_copied : popcnt_sift_rows;
+#else
+    (void)path;
+#endif
+    return copied ? portable_sift_copied : portable_sift_rows;
+}

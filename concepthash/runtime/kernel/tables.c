@@ -1,0 +1,505 @@
+/* Multi-index hashing: building tables, and the order in which a search visits them. */
+#include "tables.h"
+
+enum { ALIGNMENT = 64 };
+
+/* ---- how codes are cut, and where the arrays of a run lie in its one block of memory ---- */
+
+/* The stretches of contiguous bits of a table. Returns 0 if they are too many or none. */
+static int find_pieces(Cut *cut, int t) {
+    for (int w = 0; w < cut->words; w++) {
+        uint64_t mask = cut->masks[t][w];
+        for (int shift = 0; shift < 64; shift++) {
+            int bits = 0;
+            while (shift + bits < 64 && mask >> (shift + bits) & 1) bits++;
+            if (!bits) continue;
+            if (cut->width[t] + bits > WIDEST) return 0;
+            cut->piece[t][cut->pieces[t]++] =
+                (Piece){w, shift, cut->width[t], ((uint32_t)1 << bits) - 1};
+            cut->width[t] += bits;
+            shift += bits;
+        }
+    }
+    return cut->width[t] > 0;
+}
+
+/* Masks (T, W) of the bits each table is over. */
+static int read_cut(PyObject *object, Cut *cut) {
+    Py_buffer view;
+    memset(cut, 0, sizeof *cut);
+    if (PyObject_GetBuffer(object, &view, PyBUF_ND) < 0) return 0;
+    int ready = view.ndim == 2 && view.itemsize == 8 && view.shape[0] >= 1 &&
+                view.shape[0] <= MAX_TABLES && view.shape[1] >= 1 && view.shape[1] <= MAX_WORDS;
+    if (ready) {
+        cut->count = (int)view.shape[0];
+        cut->words = (int)view.shape[1];
+        for (int t = 0; t < cut->count; t++)
+            memcpy(cut->masks[t], (uint64_t *)view.buf + t * cut->words, 8 * (size_t)cut->words);
+        for (int t = 0; t < cut->count && ready; t++) ready = find_pieces(cut, t);
+    }
+    PyBuffer_Release(&view);
+    if (!ready) PyErr_SetString(PyExc_ValueError, "tables are masks (T, W) of 1 to 16 bits");
+    return ready;
+}
+
+/* Claim room for an array in a block of which `used` bytes are taken. */
+static void *claim(char *block, size_t *used, size_t size) {
+    char *at = block ? block + *used : NULL;
+    *used += (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return at;
+}
+
+/* How many bits of the next sub-code order a bucket: about 8 to 16 codes should agree in them. */
+static int fine_bits(size_t count, int width, int next_width) {
+    int bits = 0;
+    while (bits < FINEST && bits < next_width && count >> (width + bits + 4)) bits++;
+    return bits;
+}
+
+/* Lay out a run in `block`, which may be NULL to learn its size. */
+static size_t lay_out(Run *run, const Cut *cut, size_t first, size_t count, int copied, char *block) {
+    size_t used = 0, padded = (count + LANES - 1) / LANES * LANES;
+    run->first = first;
+    run->count = count;
+    run->row_bits = 1;
+    while (run->row_bits < 32 && (count - 1) >> run->row_bits) run->row_bits++;
+    for (int t = 0; t < cut->count; t++) {
+        Table *table = &run->tables[t];
+        int next = next_table(cut, t, 0), next_width = next < 0 ? 0 : cut->width[next];
+        table->fine_bits = copied ? 0 : fine_bits(count, cut->width[t], next_width);
+        table->spare_bits = next_width - table->fine_bits;
+        if (table->spare_bits > 32 - run->row_bits) table->spare_bits = 32 - run->row_bits;
+        table->offsets = claim(block, &used, (((size_t)1 << cut->width[t]) + 1) * 4);
+        table->fine = table->offsets;
+        if (table->fine_bits)
+            table->fine = claim(block, &used, (((size_t)1 << (cut->width[t] + table->fine_bits)) + 1) * 4);
+        table->rows = claim(block, &used, padded * 4);
+        table->pairs = copied ? claim(block, &used, padded * 4) : NULL;
+        table->thirds = copied ? claim(block, &used, padded * 2) : NULL;
+    }
+    return used;
+}
+
+static int read_run(const Py_buffer *block, const Cut *cut, Py_ssize_t first, Py_ssize_t count,
+                    int copied, Run *run) {
+    if (first < 0 || count < 1 || (uint64_t)count > UINT32_MAX ||
+        lay_out(run, cut, (size_t)first, (size_t)count, copied, block->buf) != (size_t)block->len ||
+        (uintptr_t)block->buf % ALIGNMENT) {
+        PyErr_SetString(PyExc_ValueError, "the block of a run has another size or is not aligned");
+        return 0;
+    }
+    return 1;
+}
+
+PyObject *kernel_tables_size(PyObject *self, PyObject *args) {
+    PyObject *tables;
+    Py_ssize_t count;
+    int copied;
+    Cut cut;
+    Run run;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Onp", &tables, &count, &copied) || !read_cut(tables, &cut)) return NULL;
+    return PyLong_FromSize_t(lay_out(&run, &cut, 0, (size_t)count, copied, NULL));
+}
+
+/* ---- building: a counting sort a table ---- */
+
+static void load(const Part *part, size_t at, int words, uint64_t *code) {
+    for (int w = 0; w < words; w++) memcpy(&code[w], word_at(part, at, w), sizeof code[w]);
+}
+
+/* Call for the codes of the run, row by row; `row` counts from its first. */
+#define FOR_EACH_CODE(rows, run, words, body)                                    \
+    for (size_t p = 0; p < (rows)->part_count; p++) {                            \
+        const Part *part = &(rows)->parts[p];                                    \
+        size_t begin = (rows)->starts[p], end = (rows)->starts[p + 1];           \
+        size_t last = (run)->first + (run)->count;                               \
+        if (begin < (run)->first) begin = (run)->first;                          \
+        if (end > last) end = last;                                              \
+        for (size_t r = begin; r < end; r++) {                                   \
+            size_t row = r - (run)->first;                                       \
+            load(part, r - (rows)->starts[p], words, code);                      \
+            body                                                                 \
+        }                                                                        \
+    }
+
+static int build_table(const Rows *rows, const Cut *cut, Run *run, int t) {
+    Table *table = &run->tables[t];
+    int next[NEXT], fine_bits = table->fine_bits;
+    for (int j = 0; j < NEXT; j++) next[j] = next_table(cut, t, j);
+    int fine_shift = fine_bits ? cut->width[next[0]] - fine_bits : 0;
+    size_t buckets = (size_t)1 << (cut->width[t] + fine_bits);
+    uint32_t spare = (uint32_t)(((uint64_t)1 << table->spare_bits) - 1), before = 0;
+    uint64_t code[MAX_WORDS];
+    uint32_t *place = calloc(buckets, sizeof *place);
+    if (!place) return 0;
+#define PLACE()                                                                        \
+    place[fine_bits ? sub_code(cut, t, code) << fine_bits |                            \
+                          sub_code(cut, next[0], code) >> fine_shift                   \
+                    : sub_code(cut, t, code)]
+    FOR_EACH_CODE(rows, run, cut->words, { (void)row; PLACE()++; })
+    for (size_t v = 0; v < buckets; v++) {
+        uint32_t here = place[v];
+        table->fine[v] = place[v] = before;
+        before += here;
+    }
+    table->fine[buckets] = before;
+    for (size_t v = 0; v <= (size_t)1 << cut->width[t]; v++) table->offsets[v] = table->fine[v << fine_bits];
+    FOR_EACH_CODE(rows, run, cut->words, {
+        uint32_t sub[NEXT] = {0};
+        for (int j = 0; j < NEXT && next[j] >= 0; j++) sub[j] = sub_code(cut, next[j], code);
+        uint32_t at = PLACE()++;
+        table->rows[at] = (uint32_t)row;
+        if (table->spare_bits) table->rows[at] |= (sub[0] & spare) << run->row_bits;
+        if (table->pairs) {
+            pair_at(table, at)[0] = (uint16_t)sub[0];
+            pair_at(table, at)[LANES] = (uint16_t)sub[1];
+            table->thirds[at] = (uint16_t)sub[2];
+        }
+    })
+#undef PLACE
+    free(place);
+    return 1;
+}
+
+/* ---- searching ---- */
+
+/* What the work of a search takes, in nanoseconds, and how much it may take. */
+typedef struct {
+    double entry, bucket, looked; /* a candidate, a bucket visited, a bucket counted */
+    double trial, budget; /* spent before a prediction is asked for; spent in all */
+} Costs;
+
+/* The counts of candidates at each distance in each table, found out when they are asked for. */
+typedef struct {
+    int64_t shell[MAX_TABLES][WIDEST + 1]; /* -1: not yet */
+    double spent;
+} Ledger;
+
+/* The next larger number with as many bits set. */
+static inline uint32_t next_pattern(uint32_t m) {
+    uint32_t lowest = m & (~m + 1), ripple = m + lowest;
+    return ripple | ((m ^ ripple) >> 2) / lowest;
+}
+
+static inline uint32_t first_pattern(int bits) { return ((uint32_t)1 << bits) - 1; }
+
+static double choose(int n, int k) {
+    double value = 1;
+    for (int i = 1; i <= k; i++) value = value * (n - k + i) / i;
+    return value;
+}
+
+static double shell_cost(const Search *s, const Costs *costs, Ledger *ledger, int t, int near) {
+    int width = s->cut->width[t];
+    double buckets = choose(width, near);
+    int64_t *count = &ledger->shell[t][near];
+    if (*count < 0) {
+        const uint32_t *offsets = s->run->tables[t].offsets;
+        uint32_t end = (uint32_t)1 << width, pattern = first_pattern(near);
+        *count = 0;
+        do {
+            const uint32_t *at = &offsets[s->sub[t] ^ pattern];
+            *count += at[1] - at[0];
+            if (!pattern) break;
+            pattern = next_pattern(pattern);
+        } while (pattern < end);
+        ledger->spent += costs->looked * buckets;
+    }
+    return (double)*count * costs->entry + buckets * costs->bucket;
+}
+
+/* The same if it is known, else a guess from the shell before it, as if codes were spread evenly. */
+static double guess_cost(const Search *s, const Costs *costs, Ledger *ledger, int t, int near) {
+    if (!near || ledger->shell[t][near] >= 0) return shell_cost(s, costs, ledger, t, near);
+    return shell_cost(s, costs, ledger, t, near - 1) * (s->cut->width[t] - near + 1) / near;
+}
+
+/* The table whose next step costs the least for what it adds to the bound; -1 when one has shown
+ * all codes there are. */
+static int cheapest(const Search *s, const Costs *costs, Ledger *ledger, const int *reach, double *cost) {
+    for (;;) {
+        int best = -1;
+        double least = 0;
+        for (int t = 0; t < s->cut->count; t++) {
+            if (!s->weight[t]) continue;
+            if (reach[t] == s->cut->width[t]) return -1;
+            double price = guess_cost(s, costs, ledger, t, reach[t] + 1) / s->weight[t];
+            if (best < 0 || price < least) {
+                best = t;
+                least = price;
+            }
+        }
+        int known = ledger->shell[best][reach[best] + 1] >= 0;
+        *cost = shell_cost(s, costs, ledger, best, reach[best] + 1);
+        if (known) return best;
+        /* A guess only; now that it is known, another may be cheaper. */
+    }
+}
+
+/* Whether the whole search stays in its budget, even if no nearer code is found from here on. */
+static int affordable(const Search *s, const Costs *costs, Ledger *ledger) {
+    int reach[MAX_TABLES];
+    double cost, total = 0;
+    uint32_t bound = proven(s);
+    memcpy(reach, s->reach, sizeof reach);
+    while (bound < s->best->limit) {
+        int t = cheapest(s, costs, ledger, reach, &cost);
+        if (t < 0) break;
+        total += cost;
+        if (ledger->spent + total > costs->budget) return 0;
+        bound += s->weight[t];
+        reach[t]++;
+    }
+    return 1;
+}
+
+/* Look at all codes at distance `near` in table t. */
+static void visit(Search *s, Sift sift, int t, int near) {
+    const uint32_t *offsets = s->run->tables[t].offsets;
+    uint32_t end = (uint32_t)1 << s->cut->width[t], pattern = first_pattern(near);
+    Bucket batch[BATCH];
+    int count = 0;
+    do {
+        uint32_t value = s->sub[t] ^ pattern;
+        batch[count] = (Bucket){value, offsets[value], offsets[value + 1]};
+        count += batch[count].start < batch[count].end;
+        if (count == BATCH) {
+            sift(s, t, near, batch, count);
+            count = 0;
+        }
+        if (!pattern) break;
+        pattern = next_pattern(pattern);
+    } while (pattern < end);
+    sift(s, t, near, batch, count);
+}
+
+/* Search one run for one query. Returns 0 if it would take more than its budget. */
+static int search_run(Search *s, Sift sift, const Costs *costs, double *spent) {
+    Ledger ledger;
+    double cost;
+    int paid = 0;
+    memset(ledger.shell, -1, sizeof ledger.shell);
+    ledger.spent = *spent;
+    for (int t = 0; t < s->cut->count; t++) s->reach[t] = -1;
+    while (proven(s) < s->best->limit) {
+        int t = cheapest(s, costs, &ledger, s->reach, &cost);
+        if (t < 0) break;
+        if (!paid && ledger.spent + cost > costs->trial) {
+            if (!affordable(s, costs, &ledger)) return 0;
+            paid = 1;
+        }
+        visit(s, sift, t, s->reach[t] + 1);
+        ledger.spent += cost;
+        s->reach[t]++;
+    }
+    *spent = ledger.spent;
+    return 1;
+}
+
+/* The least weight of any bit of a table, and whether all have it. */
+static uint32_t table_weight(const Cut *cut, const Plan *plan, int t, int *uniform) {
+    uint32_t least = 0;
+    int seen = 0;
+    *uniform = 0;
+    for (int term = 0; term < plan->terms; term++) {
+        int bits = 0;
+        for (int w = 0; w < cut->words; w++)
+            bits += (int)POPCOUNT(cut->masks[t][w] & plan->masks[term][w]);
+        if (bits && (!seen || plan->weights[term] < least)) least = plan->weights[term];
+        *uniform |= bits == cut->width[t];
+        seen += bits;
+    }
+    *uniform |= !seen;
+    return seen == cut->width[t] ? least : 0;
+}
+
+static int search(Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs) {
+    double spent = 0;
+    int useful = 0;
+    s->exact = s->cut->count <= NEXT + 1;
+    for (int t = 0; t < s->cut->count; t++) {
+        int uniform;
+        s->weight[t] = table_weight(s->cut, s->plan, t, &uniform);
+        s->sub[t] = sub_code(s->cut, t, s->query);
+        s->exact &= uniform;
+        useful |= s->weight[t] != 0;
+    }
+    if (!useful) return 0;
+    for (size_t r = 0; r < run_count; r++) {
+        s->run = &runs[r];
+        if (!search_run(s, sift, costs, &spent)) return 0;
+    }
+    return 1;
+}
+
+/* ---- the Python boundary ---- */
+
+static int number_rows(Rows *rows, const Part *parts, size_t count) {
+    *rows = (Rows){parts, count, calloc(count + 2, sizeof(size_t)), NULL};
+    if (!rows->starts) return 0;
+    for (size_t p = 0; p < count; p++) rows->starts[p + 1] = rows->starts[p] + parts[p].rows;
+    if (count < 2) return 1;
+    size_t blocks = (rows->starts[count] >> BLOCK_BITS) + 1, p = 0;
+    rows->blocks = malloc(blocks * sizeof *rows->blocks);
+    for (size_t b = 0; rows->blocks && b < blocks; b++) {
+        while (p + 1 < count && b << BLOCK_BITS >= rows->starts[p + 1]) p++;
+        rows->blocks[b] = (uint32_t)p;
+    }
+    return rows->blocks != NULL;
+}
+
+static void forget_rows(Rows *rows) {
+    free(rows->starts);
+    free(rows->blocks);
+}
+
+/* All parts of a list, into memory that `held` and the caller release. */
+static Part *read_parts(PyObject *list, int words, Held *held) {
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0) return NULL;
+    Part *parts = calloc((size_t)count + 1, sizeof *parts);
+    if (!parts) PyErr_NoMemory();
+    for (Py_ssize_t p = 0; parts && p < count; p++)
+        if (!read_part(PyList_GetItem(list, p), words, held, &parts[p])) {
+            free(parts);
+            parts = NULL;
+        }
+    return parts;
+}
+
+PyObject *kernel_tables_build(PyObject *self, PyObject *args) {
+    PyObject *list, *tables;
+    Py_buffer block;
+    Py_ssize_t first, count;
+    int copied, table, ready = 0;
+    Cut cut;
+    Run run;
+    Rows rows = {0};
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!Ow*nnpi", &PyList_Type, &list, &tables, &block, &first, &count,
+                          &copied, &table))
+        return NULL;
+    Held held = {calloc(3 * (size_t)PyList_Size(list) + 1, sizeof(Py_buffer)), 0};
+    Part *parts = NULL;
+    if (!held.views) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if (!read_cut(tables, &cut) || !read_run(&block, &cut, first, count, copied, &run)) goto done;
+    if (!(parts = read_parts(list, cut.words, &held))) goto done;
+    ready = number_rows(&rows, parts, (size_t)PyList_Size(list));
+    if (ready && (table < 0 || table >= cut.count || rows.starts[rows.part_count] < (size_t)(first + count))) {
+        ready = 0;
+        PyErr_SetString(PyExc_ValueError, "no such table, or rows beyond the parts");
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    ready = ready && build_table(&rows, &cut, &run, table);
+    Py_END_ALLOW_THREADS;
+    if (!ready) PyErr_NoMemory();
+done:
+    forget_rows(&rows);
+    for (Py_ssize_t i = 0; i < held.count; i++) PyBuffer_Release(&held.views[i]);
+    free(held.views);
+    free(parts);
+    PyBuffer_Release(&block);
+    if (!ready) return NULL;
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+
+/* The runs of a list of (block, first, count). */
+static Run *read_runs(PyObject *list, const Cut *cut, int copied, Held *held) {
+    Py_ssize_t count = PyList_Size(list);
+    Run *runs = calloc((size_t)count + 1, sizeof *runs);
+    if (!runs) PyErr_NoMemory();
+    for (Py_ssize_t r = 0; runs && r < count; r++) {
+        PyObject *object;
+        Py_ssize_t first, rows;
+        Py_buffer *block = NULL;
+        if (!PyArg_ParseTuple(PyList_GetItem(list, r), "Onn", &object, &first, &rows) ||
+            !(block = hold(held, object)) || !read_run(block, cut, first, rows, copied, &runs[r])) {
+            free(runs);
+            return NULL;
+        }
+    }
+    return runs;
+}
+
+PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
+    const char *path;
+    PyObject *part_list, *run_list, *queries, *masks, *weights, *tables, *result = NULL;
+    long long k;
+    unsigned int bound;
+    int copied;
+    Costs costs;
+    Cut cut;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "sO!OOOLIOO!p(ddddd)", &path, &PyList_Type, &part_list, &queries,
+                          &masks, &weights, &k, &bound, &tables, &PyList_Type, &run_list, &copied,
+                          &costs.entry, &costs.bucket, &costs.looked, &costs.trial, &costs.budget))
+        return NULL;
+    size_t part_count = (size_t)PyList_Size(part_list), run_count = (size_t)PyList_Size(run_list);
+    Held held = {calloc(3 * part_count + run_count + 4, sizeof(Py_buffer)), 0};
+    Plan *plan = malloc(sizeof *plan);
+    Part *parts = NULL;
+    Run *runs = NULL;
+    Rows rows = {0};
+    Selection *best = NULL;
+    char *gave_up = NULL;
+    size_t count = 0;
+    if (!held.views || !plan) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_buffer *asked = hold(&held, queries);
+    if (!asked || !read_cut(tables, &cut)) goto done;
+    if (asked->ndim != 2 || asked->itemsize != 8 || asked->shape[1] != cut.words ||
+        asked->len != asked->shape[0] * asked->shape[1] * 8) {
+        PyErr_SetString(PyExc_ValueError, "queries are contiguous (q, W) 8-byte words");
+        goto done;
+    }
+    count = (size_t)asked->shape[0];
+    if (!read_plan(masks, weights, cut.words, &held, plan)) goto done;
+    if (!(parts = read_parts(part_list, cut.words, &held))) goto done;
+    if (!(runs = read_runs(run_list, &cut, copied, &held))) goto done;
+    best = calloc(count + 1, sizeof *best);
+    gave_up = calloc(count + 1, 1);
+    if (!best || !gave_up || !number_rows(&rows, parts, part_count)) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (size_t r = 0; r < run_count; r++)
+        if (runs[r].first + runs[r].count > rows.starts[part_count]) {
+            PyErr_SetString(PyExc_ValueError, "tables of rows beyond the parts");
+            goto done;
+        }
+    int ready = 1;
+    Sift sift = find_sift(path, copied);
+    Py_BEGIN_ALLOW_THREADS;
+    for (size_t q = 0; q < count && ready; q++) {
+        Search s = {.cut = &cut, .plan = plan, .rows = &rows, .best = &best[q]};
+        s.query = (const uint64_t *)asked->buf + q * (size_t)cut.words;
+        ready = selection_open(&best[q], (size_t)k, bound, 0);
+        if (!ready) break;
+        gave_up[q] = !search(&s, runs, run_count, sift, &costs);
+        ready = !best[q].failed;
+        selection_finish(&best[q]);
+        if (gave_up[q]) best[q].count = 0;
+    }
+    Py_END_ALLOW_THREADS;
+    PyObject *found = ready ? answer(best, count) : PyErr_NoMemory();
+    if (found) result = Py_BuildValue("(Ny#)", found, gave_up, (Py_ssize_t)count);
+done:
+    for (size_t q = 0; best && q < count; q++) selection_close(&best[q]);
+    for (Py_ssize_t i = 0; i < held.count; i++) PyBuffer_Release(&held.views[i]);
+    forget_rows(&rows);
+    free(held.views);
+    free(plan);
+    free(parts);
+    free(runs);
+    free(best);
+    free(gave_up);
+    return result;
+}

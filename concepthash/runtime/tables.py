@@ -1,0 +1,166 @@
+"""Multi-index hashing tables: rows by sub-code, so that a search looks only where hits can be.
+
+A code is cut into sub-codes of at most 16 bits, one a concept where concepts have that size; wider
+concepts are cut again, narrow ones joined. Each has a table that orders the rows by it. A search
+looks up ever farther neighbours of the query's sub-codes: once table t was searched to radius s_t,
+a code not seen yet has d_t > s_t in every table, so its distance is at least sum_t w_t (s_t + 1)
+(Norouzi, Punjani, Fleet: Fast Exact Search in Hamming Space with Multi-Index Hashing, 2014).
+:mod:`concepthash.runtime.planner` searches them; the native kernel does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from concepthash.codes import CodeLayout
+from concepthash.errors import BackendError, UsageError
+from concepthash.runtime.native import kernel
+from concepthash.runtime.planes import Part, Words, to_words
+
+WIDEST = 16
+"""Bits of a sub-code at most."""
+
+_ALIGNMENT = 64
+_MOST_ROWS = 1 << 31  # of a run: row numbers are 32 bits
+
+
+class Run(NamedTuple):
+    """Tables of the rows ``first .. first + count``, in one block of bytes laid out by the kernel."""
+
+    first: int
+    count: int
+    block: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Tables over the rows ``0 .. rows`` of an index; they hold row numbers, never ids.
+
+    Args:
+        layout: of the codes.
+        copy_codes: whether sub-codes are copied beside the row numbers: 10 instead of 4 bytes a
+            table and code, for speed.
+        runs: what was built at one time; older first, each at least twice the next.
+    """
+
+    layout: CodeLayout
+    copy_codes: bool = False
+    runs: tuple[Run, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        parts: Sequence[Part],
+        layout: CodeLayout,
+        *,
+        copy_codes: bool = False,
+        threads: int = 1,
+    ) -> Tables:
+        """Tables of all rows of ``parts``; takes no more memory than they do.
+
+        Raises:
+            BackendError: without the native kernel.
+        """
+        return cls(layout, copy_codes).extend(parts, threads=threads)
+
+    @property
+    def rows(self) -> int:
+        """How many rows they cover, from the first."""
+        return sum(run.count for run in self.runs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes they take."""
+        return sum(run.block.nbytes for run in self.runs)
+
+    def extend(self, parts: Sequence[Part], *, threads: int = 1) -> Tables:
+        """Tables that cover all rows of ``parts``, of which these cover the first.
+
+        Only what is new is sorted, with the runs before it that are less than twice as long: a row
+        is sorted again at most log2(n) times, and there are at most log2(n) runs.
+
+        Raises:
+            BackendError: without the native kernel.
+            UsageError: if these tables cover more rows than there are.
+        """
+        native = kernel()
+        if native is None:
+            raise BackendError(
+                "tables need the native kernel, which was not built or is switched off",
+                where="CHASH_KERNEL",
+                hint="chash doctor",
+            )
+        total = sum(len(part.ids) for part in parts)
+        if total < self.rows:
+            raise UsageError(
+                f"the tables cover {self.rows} rows, the index has {total}",
+                where="tables",
+                hint="build them again: chash index --accelerate",
+            )
+        runs, first = list(self.runs), self.rows
+        while runs and first < total and runs[-1].count < 2 * (total - first):
+            first = runs.pop().first
+        runs += [
+            _run(native, parts, self.layout, low, min(_MOST_ROWS, total - low), self.copy_codes, threads)
+            for low in range(first, total, _MOST_ROWS)
+        ]
+        return Tables(self.layout, self.copy_codes, tuple(runs))
+
+
+def cuts(layout: CodeLayout) -> Words:
+    """Which bits each table is over: masks ``(T, W)`` uint64, together all bits."""
+    bits = np.zeros((0, layout.bits), dtype=bool)
+    for start, stop in _ranges(layout):
+        row = np.zeros((1, layout.bits), dtype=bool)
+        row[0, start:stop] = True
+        bits = np.concatenate((bits, row))
+    return np.ascontiguousarray(to_words(np.packbits(bits, axis=1), layout).T)
+
+
+def block_size(native: ModuleType, layout: CodeLayout, count: int, copy_codes: bool) -> int:
+    """Bytes the tables of ``count`` rows take."""
+    size: int = native.tables_size(cuts(layout), count, copy_codes)
+    return size
+
+
+def _ranges(layout: CodeLayout) -> Iterator[tuple[int, int]]:
+    """The bits of each table as [start, stop): wide concepts are cut evenly, narrow ones joined."""
+    width = layout.sub_bits
+    if width > WIDEST:
+        pieces = -(-width // WIDEST)
+        for concept in range(layout.concepts):
+            edges = [concept * width + width * i // pieces for i in range(pieces + 1)]
+            yield from zip(edges[:-1], edges[1:], strict=True)
+    else:
+        tables = -(-layout.concepts // (WIDEST // width))
+        edges = [layout.concepts * i // tables * width for i in range(tables + 1)]
+        yield from zip(edges[:-1], edges[1:], strict=True)
+
+
+def _run(
+    native: ModuleType,
+    parts: Sequence[Part],
+    layout: CodeLayout,
+    first: int,
+    count: int,
+    copy_codes: bool,
+    threads: int,
+) -> Run:
+    tables = cuts(layout)
+    room = np.zeros(block_size(native, layout, count, copy_codes) + _ALIGNMENT, dtype=np.uint8)
+    block = room[-room.ctypes.data % _ALIGNMENT :][: len(room) - _ALIGNMENT]
+    planes: list[tuple[object, ...]] = [(part.planes, None, 0, None) for part in parts]
+
+    def build(table: int) -> None:
+        native.tables_build(planes, tables, block, first, count, copy_codes, table)
+
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="tables") as pool:
+        list(pool.map(build, range(len(tables))))
+    return Run(first, count, block)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 
 def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

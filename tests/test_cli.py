@@ -57,7 +57,7 @@ def test_help__examples_come_before_options(chash: Chash, verb: str) -> None:
 def test_help__names_every_verb_and_exit_code(chash: Chash) -> None:
     out = chash("--help").out
     for verb, summary in VERBS.items():
-        assert f"  {verb:<7}  {summary}" in out
+        assert f"  {verb:<{max(map(len, VERBS))}}  {summary}" in out
     for code in (0, 1, 2, 3, 4, 5, 6, 7, 130):
         assert f" {code} " in out.replace("\n", " ")
 

@@ -83,10 +83,18 @@ def test_index__of_nothing_exits_4_and_makes_no_gallery(chash: Chash) -> None:
     assert not Path("empty.chg").exists()
 
 
-def test_index__of_a_folder_that_was_emptied_prunes(chash: Chash, gallery: Path) -> None:
+def test_index__of_a_folder_that_was_emptied_asks_before_it_prunes(
+    chash: Chash, gallery: Path
+) -> None:
     for path in Path("shop").rglob("*.png"):
         path.unlink()
-    assert chash("index", "shop").out == "shop.chg: 6 gone, 0 unchanged\n"
+    result = chash("index", "shop")
+    assert (result.code, result.out) == (1, "")
+    assert "--prune all" in result.err
+    assert chash("index", "shop", "--no-prune").out == "shop.chg: 0 unchanged\n"
+    assert chash("index", "shop", "--prune", "none").out == "shop.chg: 0 unchanged\n"
+    assert chash("index", "shop", "--prune", "some").code == 2
+    assert chash("index", "shop", "--prune", "all").out == "shop.chg: 6 gone, 0 unchanged\n"
 
 
 def test_index__with_another_model_exits_5_until_rebuilt(chash: Chash, gallery: Path) -> None:

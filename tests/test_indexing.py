@@ -203,6 +203,49 @@ def test_index__prunes_only_below_its_sources(
     assert "a.png" not in content(path)
 
 
+def test_index__an_emptied_folder_is_taken_for_an_unmounted_disk(
+    photos: Path, tmp_path: Path, hasher: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index_images(["photos"], "g.chg", hasher)
+    before = content(tmp_path / "g.chg")
+    (tmp_path / "photos").rename(tmp_path / "unmounted")
+    (tmp_path / "photos").mkdir()
+    draw(tmp_path / "other" / "new.png", 40)
+    for dry_run in (True, False):
+        with pytest.raises(GalleryError, match="nothing was removed") as caught:
+            index_images(["other", "photos"], "g.chg", hasher, dry_run=dry_run)
+        assert caught.value.where == "photos"
+        assert "--prune all" in str(caught.value.hint)
+    kept = content(tmp_path / "g.chg")
+    assert before.items() <= kept.items()
+    assert counts(index_images(["photos"], "g.chg", hasher, prune=False)) == {}
+    # One photo is enough for the others to be gone.
+    draw(tmp_path / "photos" / "wren" / "a.png", 0)
+    assert counts(index_images(["photos"], "g.chg", hasher))["removed"] == 6
+    (tmp_path / "photos" / "wren" / "a.png").unlink()
+    report = index_images(["photos"], "g.chg", hasher, prune="all")
+    assert counts(report) == {"removed": 1}
+    assert counts(index_images(["photos"], "g.chg", hasher)) == {}
+
+
+def test_index__names_what_it_skips_as_the_user_did(
+    photos: Path, tmp_path: Path, hasher: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "owl" / "e.png").write_bytes(b"broken")
+    (tmp_path / "single.png").write_bytes(b"broken too")
+    sources = {
+        tmp_path: ["photos", "single.png"],
+        photos: [".", "../single.png"],
+        photos / "owl": ["..", str(tmp_path / "single.png")],
+    }
+    for here, named in sources.items():
+        monkeypatch.chdir(here)
+        report = index_images(named, tmp_path / "g.chg", hasher)
+        names = [skip.path for skip in report.skipped.items]
+        assert names == [str(Path(named[0]) / "owl" / "e.png"), named[1]]
+
+
 def test_index__single_files_and_overlapping_sources(
     photos: Path, tmp_path: Path, hasher: Watched
 ) -> None:
@@ -319,7 +362,9 @@ def test_index__any_edits_end_as_if_from_scratch(
             photos.mkdir(exist_ok=True)
             edit_files(edit, files[a], files[b], number=a, clock=clock)
             if edit == "index":
-                index_images([photos], Path(name) / "g.chg", hasher, commit_every=1 + b)
+                index_images(
+                    [photos], Path(name) / "g.chg", hasher, prune="all", commit_every=1 + b
+                )
         index_images([photos], Path(name) / "scratch.chg", hasher)
         assert content(Path(name) / "g.chg") == content(Path(name) / "scratch.chg")
 

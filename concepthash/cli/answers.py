@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from concepthash.cli.output import skipped_json
+from concepthash.cli.asked import Asked
+from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import Skipped
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
+from concepthash.runtime.index import HammingIndex
 
 SCHEMA = "chash.query/1"
+# Hits of all queries of one step.
+_HITS_HELD = 1 << 20
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -85,7 +89,8 @@ class Answers:
         """The answers line by line.
 
         Args:
-            form: table, tsv (one line a hit), jsonl (one line a query) or paths.
+            form: table, tsv (one line a hit), jsonl (one line a query) or paths. Names have
+                their control characters escaped in a table and in tsv, not in paths.
             unicode: whether a table may draw its bars.
         """
         if form == "jsonl":
@@ -106,10 +111,10 @@ class Answers:
             for hit in query.hits:
                 numbers = [hit.rank, hit.id, hit.distance, *hit.per_concept]
                 cells = [query.path, *map(str, numbers), hit.label or "", hit.path]
-                yield "\t".join(_plain(cell) for cell in cells)
+                yield "\t".join(printable(cell) for cell in cells)
 
     def _table(self, query: Query, *, unicode: bool) -> Iterator[str]:
-        yield f"{query.path}  {query.code}"
+        yield f"{printable(query.path)}  {query.code}"
         if not query.hits:
             yield "  no hit"
             return
@@ -117,7 +122,8 @@ class Answers:
         for hit in query.hits:
             parts = [self._cell(d, unicode=unicode) for d in hit.per_concept]
             label = "-" if hit.label is None else hit.label
-            rows.append([str(hit.rank), str(hit.distance), *parts, label, hit.path])
+            names = [printable(label), printable(hit.path)]
+            rows.append([str(hit.rank), str(hit.distance), *parts, *names])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         numeric = 2 + len(self.concept_names)
         for row in rows:
@@ -143,11 +149,8 @@ def answer(
     gallery: Gallery,
     hasher: Hasher,
     sources: Sequence[Path],
+    asked: Asked,
     *,
-    k: int,
-    concepts: list[int] | None,
-    weights: list[int] | None,
-    radius: int | None,
     progress: Callable[[int], None],
 ) -> Answers:
     """Hash ``sources`` and search each in the gallery.
@@ -156,15 +159,16 @@ def answer(
         gallery: open to read, of the hasher's code space.
         hasher: of the bundle.
         sources: photos.
-        k, concepts, weights, radius: see :meth:`concepthash.runtime.HammingIndex.search`.
+        asked: how many hits, by what.
         progress: called with how many photos are hashed.
 
     Raises:
-        UsageError: for a search argument out of range.
+        UsageError: if what is asked does not fit the concepts.
         GalleryError: if the gallery cannot be read.
     """
     import numpy as np
 
+    asked.check(gallery.layout.concepts)
     index = gallery.index()
     skipped = Skipped()
     read: list[Path] = []
@@ -177,11 +181,11 @@ def answer(
             codes.append(hashed.code[None])
         progress(done)
     found = np.concatenate(codes)
-    hits = index.search(found, k=k, concepts=concepts, weights=weights, radius=radius)
-    rows = zip(read, found, hits.ids, hits.distances, hits.per_concept, strict=True)
     queries = [
-        Query(str(source), to_hex(code), tuple(_hits(gallery, ids, distances, parts)))
-        for source, code, ids, distances, parts in rows
+        Query(str(source), to_hex(code), tuple(_hits(gallery, *hits)))
+        for source, code, hits in zip(
+            read, found, _search(index, found, asked, hasher.threads), strict=True
+        )
     ]
     manifest = hasher.bundle.manifest
     return Answers(
@@ -195,6 +199,34 @@ def answer(
     )
 
 
+def _search(
+    index: HammingIndex, codes: Any, asked: Asked, threads: int
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Ids, distances and distances of each concept of every query's hits, in bounded steps."""
+    k = len(index) if asked.top is None else min(asked.top, len(index))
+    step = max(1, _HITS_HELD // max(k, 1))
+    for first in range(0, len(codes), step):
+        some = codes[first : first + step]
+        if asked.top is None and asked.radius is not None:
+            near = index.within(
+                some,
+                asked.radius,
+                concepts=asked.concepts,
+                weights=asked.weights,
+                threads=threads,
+            )
+            k = int((near.offsets[1:] - near.offsets[:-1]).max())
+        hits = index.search(
+            some,
+            k,
+            concepts=asked.concepts,
+            weights=asked.weights,
+            radius=asked.radius,
+            threads=threads,
+        )
+        yield from zip(hits.ids, hits.distances, hits.per_concept, strict=True)
+
+
 def _hits(gallery: Gallery, ids: Any, distances: Any, parts: Any) -> Iterator[Hit]:
     for rank, (number, distance) in enumerate(
         zip(ids.tolist(), distances.tolist(), strict=True), 1
@@ -204,8 +236,3 @@ def _hits(gallery: Gallery, ids: Any, distances: Any, parts: Any) -> Iterator[Hi
         entry = gallery.entry(number)
         per_concept = tuple(parts[rank - 1].tolist())
         yield Hit(rank, number, str(entry.path), entry.label, distance, per_concept)
-
-
-def _plain(cell: str) -> str:
-    """A cell without what separates cells and lines."""
-    return cell.replace("\t", " ").replace("\n", " ")

@@ -15,9 +15,23 @@ VERBS = {
     "export": "Export a run as a bundle, checked in bits and ranks.",
     "index": "Bring a gallery up to date with folders of photos.",
     "query": "Find the images that look like these, and say in what.",
+    "dedupe": "List groups of images that look alike; deletes nothing.",
+    "knn-graph": "Write the nearest others of every image.",
     "inspect": "Say what a run, bundle, gallery, index file or code file is.",
     "doctor": "Say what works here and what to install next.",
     "demo": "The main job end to end, on drawn birds.",
+}
+PARTS = {
+    "index": {
+        "verify": "Compare every byte of a gallery with its checksum.",
+        "repair": "Make a damaged gallery whole, with what can be saved.",
+        "remove": "Take images out of a gallery.",
+        "compact": "Give back the room of removed images.",
+        "merge": "Make one gallery of several.",
+        "split": "Share a gallery among shards.",
+        "import": "Make an index file of other programs' codes.",
+        "export": "Write the codes of a gallery as a file.",
+    },
 }
 EXAMPLES = (
     "chash demo                          the whole road on drawn birds",
@@ -37,6 +51,7 @@ class Chash(VerbGroup):
     """The group of these verbs."""
 
     verbs: ClassVar = VERBS
+    parts: ClassVar = PARTS
 
 
 def _version(asked: bool) -> None:

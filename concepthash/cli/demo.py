@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from concepthash.cli import options
 from concepthash.cli.extras import needs
-from concepthash.cli.options import setting, switch
+from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
 from concepthash.errors import UsageError
 
@@ -68,6 +68,7 @@ def command(
     """The main job end to end, on drawn birds."""
     output = Output(as_json=as_json)
     started = time.monotonic()
+    _check(out, species, images, epochs, threads)
     with output.only_results():
         with needs("export"):
             torch = import_module("torch")
@@ -83,12 +84,31 @@ def command(
     _tell(out, trained, exported, report, answers, output)
 
 
-def _claim(out: Path) -> None:
-    """Make ``out`` a fresh demo folder.
+def _check(out: Path, species: int, images: int, epochs: int | None, threads: int | None) -> None:
+    """Refuse what cannot work before torch is loaded.
 
     Raises:
-        UsageError: if it holds anything but an earlier demo.
+        UsageError: for a number that cannot work, or a folder with anything but an earlier demo.
     """
+    from concepthash.demo.species import species as list_species
+
+    if species < 2:
+        what = f"{species} species cannot be told apart"
+        raise UsageError(what, where="--species", hint="--species 12")
+    try:
+        list_species(species, 0)
+    except UsageError as error:
+        raise UsageError(error.what, where="--species", hint="--species 12") from None
+    if images < 2:
+        what = f"{images} pictures of a species do not make a train and a test split"
+        raise UsageError(what, where="--images", hint="--images 40")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"{epochs} epochs cannot be run", where="--epochs", hint="--epochs 25")
+    check_threads(threads)
+    _refuse(out)
+
+
+def _refuse(out: Path) -> None:
     marker = out / _MARKER
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
@@ -101,11 +121,15 @@ def _claim(out: Path) -> None:
                 where=out,
                 hint="chash demo --out NEW_FOLDER",
             )
+
+
+def _claim(out: Path) -> None:
+    """Make ``out``, which is new or an earlier demo's, a fresh demo folder."""
     for name in ("run", "birds.chb", "birds.chg"):
         if (out / name).exists():
             shutil.rmtree(out / name)
     out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"schema": SCHEMA}) + "\n", encoding="utf-8")
+    (out / _MARKER).write_text(json.dumps({"schema": SCHEMA}) + "\n", encoding="utf-8")
 
 
 def _draw(out: Path, species: int, images: int, output: Output) -> DemoSummary:
@@ -142,6 +166,7 @@ def _search(
     out: Path, data: DemoSummary, threads: int | None, output: Output
 ) -> tuple[IndexReport, Answers]:
     from concepthash.cli.answers import answer
+    from concepthash.cli.asked import Asked
     from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hasher
     from concepthash.runtime.indexing import index_images
@@ -157,10 +182,7 @@ def _search(
     )
     output.note(f"5/5 query: {len(data.queries)} pictures the model has never seen")
     with Gallery.open(out / "birds.chg") as gallery:
-        answers = answer(
-            gallery, hasher, data.queries, k=5, concepts=None, weights=None, radius=None,
-            progress=lambda done: None,
-        )  # fmt: skip
+        answers = answer(gallery, hasher, data.queries, Asked(5), progress=lambda done: None)
     return report, answers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Literal
 import concepthash
 from concepthash.cli import options
 from concepthash.cli.output import Output
+from concepthash.errors import BackendError
 
 EXAMPLES = ("chash doctor", "chash doctor --json")
 
@@ -57,6 +59,7 @@ def command(as_json: options.Json = False) -> None:
 def _checks() -> Iterator[Check]:
     yield _cpu()
     yield from _runtime()
+    yield _kernel()
     yield _group("train", _TRAINING)
     yield _group("export", _EXPORT)
     yield _gpu()
@@ -105,6 +108,33 @@ def _runtime() -> Iterator[Check]:
         name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
     ]
     yield Check("runtime", "ok", f"onnxruntime {onnxruntime.__version__} ({', '.join(providers)})")
+
+
+def _kernel() -> Check:
+    """What computes Hamming distances: the native kernel, or numpy in its place."""
+    from concepthash.runtime import native
+
+    forced = f"CHASH_KERNEL={os.environ[native.VARIABLE]}" if _forced() else ""
+    try:
+        path = native.path()
+    except BackendError as error:
+        return Check("kernel", "warning", f"{forced}: {error.what}", f"unset it, or {error.hint}")
+    if native.paths() == ("numpy",):
+        return Check(
+            "kernel",
+            "warning",
+            "not built, numpy serves: exact, and slower",
+            "install a C compiler, then in the clone: pip install --force-reinstall --no-deps .",
+        )
+    others = ", ".join(other for other in native.paths() if other != path)
+    value = f"{path}, forced by {forced}" if forced else f"{path} (CHASH_KERNEL can force {others})"
+    return Check("kernel", "warning" if path == "numpy" else "ok", value)
+
+
+def _forced() -> bool:
+    from concepthash.runtime import native
+
+    return bool(os.environ.get(native.VARIABLE))
 
 
 def _group(extra: str, packages: tuple[str, ...]) -> Check:

@@ -9,7 +9,7 @@ import typer
 
 from concepthash.cli import options
 from concepthash.cli.kinds import kind_of
-from concepthash.cli.options import setting, switch
+from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output
 from concepthash.errors import UsageError
 
@@ -81,6 +81,9 @@ def command(
             where=queries,
             hint="chash eval database.npz queries.npz",
         )
+    check_threads(threads)
+    if data is not None and not Path(data).exists():
+        raise UsageError("no such folder or file", where=data, hint=f"ls {Path(data).parent}")
     with output.only_results():
         from concepthash.cli import measure
 

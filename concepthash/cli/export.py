@@ -9,7 +9,7 @@ import typer
 
 from concepthash.cli import options
 from concepthash.cli.extras import needs
-from concepthash.cli.locate import newest_run
+from concepthash.cli.locate import check_run, newest_run
 from concepthash.cli.options import setting, switch
 from concepthash.cli.output import Output, display, skipped_json
 from concepthash.errors import BackendError, UsageError
@@ -44,9 +44,15 @@ def command(
     """Export a run as a bundle, checked in bits and ranks."""
     output = Output(as_json=as_json)
     _check(format, checkpoint, sample)
+
+    from concepthash.bundle import check_target
+
     if run is None:
         run = newest_run()
         output.choice("run", run, "the newest under runs/")
+    check_run(run)
+    if out is not None:
+        check_target(out, replace=force)
     with output.only_results():
         with needs("export"):
             from concepthash.export.bundle import export_bundle
@@ -72,7 +78,9 @@ def _check(format: str, checkpoint: str | None, sample: int) -> None:
         )
     if checkpoint not in (None, "best", "last"):
         raise UsageError(
-            f"unknown checkpoint {checkpoint!r}", where="--checkpoint", hint="best, last"
+            f"unknown checkpoint {checkpoint!r}",
+            where="--checkpoint",
+            hint="--checkpoint best, or last",
         )
     if sample < 2:
         raise UsageError("a check needs two photos at least", where="--sample", hint="--sample 256")

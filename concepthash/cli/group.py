@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import json
+import keyword
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
+from concepthash.cli.output import Output, printable, writing_results
 from concepthash.errors import ConceptHashError
+
+ERROR_SCHEMA = "chash.error/1"
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that was ended by SIGPIPE
@@ -32,15 +38,25 @@ def with_examples(summary: str, examples: Sequence[str]) -> str:
 class VerbGroup(TyperGroup):
     """Verbs that are imported when called; the one place where errors leave the program.
 
-    Each verb has a module of its name with ``command`` and ``EXAMPLES``.
+    Each verb has a module of its name with ``command`` and ``EXAMPLES``. A verb may have parts,
+    each a verb of two words with a module in the package of ``parts``; what follows the verb and
+    is no part's name goes to the verb itself.
     """
 
     verbs: ClassVar[Mapping[str, str]] = {}
     """Name -> summary."""
+    parts: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Verb -> name -> summary."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all verbs, in the order of the help."""
         return list(self.verbs)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb, or the part of a verb, that the arguments begin with, and the rest of them."""
+        if len(args) > 1 and args[1] in self.parts.get(args[0], {}):
+            return f"{args[0]} {args[1]}", self._part(args[0], args[1]), args[2:]
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """One verb, built from its module; None if there is none of this name."""
@@ -49,13 +65,19 @@ class VerbGroup(TyperGroup):
             if near and not ctx.resilient_parsing:
                 ctx.fail(f"No such command {cmd_name!r}. Did you mean {near[0]!r}?")
             return None
-        module = import_module(f"concepthash.cli.{cmd_name}")
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        module = import_module(f"concepthash.cli.{_module(cmd_name)}")
         text = with_examples(self.verbs[cmd_name], module.EXAMPLES)
-        single.command(cmd_name, help=text)(module.command)
-        command = typer.main.get_command(single)
-        command.name = cmd_name
-        return command
+        parts = self.parts.get(cmd_name, {})
+        if parts:
+            width = max(map(len, parts))
+            lines = [f"  {cmd_name} {name:<{width}}  {text}" for name, text in parts.items()]
+            text = "\n".join([text, "", "\b", "Parts, each with a --help of its own:", *lines])
+        return _built(cmd_name, text, module.command)
+
+    def _part(self, verb: str, name: str) -> Any:
+        module = import_module(f"concepthash.cli.{verb}_parts.{_module(name)}")
+        text = with_examples(self.parts[verb][name], module.EXAMPLES)
+        return _built(f"{verb} {name}", text, module.command)
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option ``-h``, with a default."""
@@ -69,6 +91,15 @@ class VerbGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(list(self.verbs.items()))
 
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """The context of the whole line; what is wrong in it is told as JSON too."""
+        Output.json_asked, Output.answered = _json_named(), False
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except _CLICK_ERRORS as error:
+            _tell_usage(error, None)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb and turn whatever it raises into an exit code.
 
@@ -77,32 +108,79 @@ class VerbGroup(TyperGroup):
         """
         try:
             value = super().invoke(ctx)
-            sys.stdout.flush()
-        except (typer.Exit, typer.Abort, _CLICK_ERRORS):
+            with writing_results():
+                sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except _CLICK_ERRORS as error:
+            _tell_usage(error, ctx)
             raise
         except BrokenPipeError:
             _mute_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
         except KeyboardInterrupt:
             _say("interrupted")
+            _tell_json("interrupted", None, None, INTERRUPTED)
             raise typer.Exit(INTERRUPTED) from None
         except ConceptHashError as error:
-            raise typer.Exit(_explain(error)) from None
+            code = _explain(error)
+            if error.where == "stdout":
+                _mute_stdout()
+            raise typer.Exit(code) from None
         except Exception as error:
             raise typer.Exit(_unexpected(error)) from None
         return value
 
 
+def _module(name: str) -> str:
+    """The module of a verb: ``knn-graph`` is in ``knn_graph``, ``import`` in ``import_``."""
+    return f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+
+
+def _built(name: str, text: str, function: Any) -> Any:
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, help=text)(function)
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
 def _explain(error: ConceptHashError) -> int:
     if _debugging():
         _traceback()
-    lines = [f"{_red('error:')} {error.what}"]
+    lines = [f"{_red('error:')} {printable(error.what)}"]
     if error.where is not None:
-        lines.append(f"where: {error.where}")
+        lines.append(f"where: {printable(error.where)}")
     if error.hint is not None:
-        lines.append(f"try: {error.hint}")
+        lines.append(f"try: {printable(error.hint)}")
     _say("\n".join(lines))
+    _tell_json(error.what, error.where, error.hint, error.exit_code)
     return error.exit_code
+
+
+def _json_named() -> bool:
+    """Whether the arguments ask for JSON, as far as can be told before they are understood."""
+    words = sys.argv[1:]
+    form = any(pair == ("--format", "json") for pair in pairwise(words))
+    return form or "--json" in words or "--format=json" in words
+
+
+def _tell_json(what: str, where: str | None, hint: str | None, code: int) -> None:
+    """Under --json, the error as one object on stdout, unless the result is there already."""
+    if not Output.json_asked or Output.answered:
+        return
+    error = {"what": what, "where": where, "try": hint, "exit_code": code}
+    try:
+        print(json.dumps({"schema": ERROR_SCHEMA, "error": error}), flush=True)
+    except OSError:
+        _mute_stdout()
+
+
+def _tell_usage(error: Any, ctx: Any) -> None:
+    """A line that could not be understood, as JSON if that was asked for."""
+    place = getattr(error, "ctx", None) or ctx
+    command = "chash" if place is None else place.command_path
+    _tell_json(error.format_message(), None, f"{command} --help", error.exit_code)
 
 
 def _unexpected(error: Exception) -> int:
@@ -111,6 +189,7 @@ def _unexpected(error: Exception) -> int:
     else:
         text = next(iter(str(error).splitlines()), "")
         _say(f"{_red('error:')} {type(error).__name__}: {text} (CHASH_DEBUG=1 shows the traceback)")
+    _tell_json(f"{type(error).__name__}: {error}", None, "CHASH_DEBUG=1 shows the traceback", 1)
     return 1
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.locate import newest_bundle
-from concepthash.cli.options import setting, switch
+from concepthash.cli.locate import check_bundle, newest_bundle
+from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
+from concepthash.cli.stores import check_gallery
 from concepthash.errors import NothingFound, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ EXAMPLES = (
     "chash index ./gallery               the newest bundle, into gallery.chg",
     "chash index ./gallery --model bird.chb --out birds.chg",
     "chash index ./gallery --rebuild     for another model",
+    "chash index ./verify                a folder that is named like a part",
 )
+
+_PRUNE: dict[str, bool | Literal["all"]] = {"gone": True, "all": "all", "none": False}
 
 
 def command(
@@ -40,8 +44,14 @@ def command(
         bool, switch("--rebuild", text="Forget what the gallery holds and index anew.")
     ] = False,
     prune: Annotated[
-        bool, switch("--prune/--no-prune", text="Remove images whose file is gone.")
-    ] = True,
+        str,
+        switch(
+            "--prune",
+            text="Remove images whose file is gone: gone, all (also where a folder holds no "
+            "photo any more) or none.",
+        ),
+    ] = "gone",
+    no_prune: Annotated[bool, switch("--no-prune", text="The same as --prune none.")] = False,
     dry_run: options.DryRun = False,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
@@ -51,11 +61,19 @@ def command(
 ) -> None:
     """Bring a gallery up to date with folders of photos."""
     output = Output(as_json=as_json)
+    if out is not None:
+        check_gallery(out)
     if label not in ("folder", "none"):
-        raise UsageError(f"unknown label source {label!r}", where="--label", hint="folder or none")
+        raise UsageError(
+            f"unknown label source {label!r}", where="--label", hint="--label folder, or none"
+        )
+    if prune not in _PRUNE:
+        raise UsageError(f"{prune!r} cannot be removed", where="--prune", hint="--prune gone")
+    check_threads(threads)
     if model is None:
         model = newest_bundle()
         output.choice("model", model, "the newest bundle here")
+    check_bundle(model)
     if out is None:
         out = Path(f"{sources[0].resolve().name or 'root'}.chg")
         output.choice("gallery", out, "named after the source")
@@ -68,8 +86,8 @@ def command(
         output.note(hasher.note)
     output.note(f"backend: {hasher.backend}")
     report = _index(
-        sources, out, hasher, label=label, rebuild=rebuild, prune=prune, dry_run=dry_run,
-        total=total, output=output,
+        sources, out, hasher, label=label, rebuild=rebuild, dry_run=dry_run,
+        prune=_PRUNE["none" if no_prune else prune], total=total, output=output,
     )  # fmt: skip
     _tell(report, out, hasher, dry_run, output)
 
@@ -99,7 +117,7 @@ def _index(
     *,
     label: str,
     rebuild: bool,
-    prune: bool,
+    prune: bool | Literal["all"],
     dry_run: bool,
     total: int,
     output: Output,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from concepthash.errors import UsageError
+from concepthash.errors import BundleError, CheckpointError, UsageError
 
 RUNS = Path("runs")
 
@@ -22,6 +23,24 @@ def newest_run() -> Path:
             "no run was named, and there is none here", where=RUNS, hint="chash train DATA"
         )
     return found.parent
+
+
+def check_run(path: Path) -> Path:
+    """The run that was named; what is none is refused before torch is loaded.
+
+    Raises:
+        CheckpointError: if it is missing, a bundle, or anything else.
+    """
+    if (path / "run.json").is_file():
+        return path
+    if (path / "manifest.json").is_file():
+        raise CheckpointError(
+            "a bundle, which is exported already",
+            where=path,
+            hint=f"chash index FOLDER --model {shlex.quote(str(path))}",
+        )
+    what = "not a training run: no run.json in it" if path.exists() else "no such run"
+    raise CheckpointError(what, where=path, hint="chash train DATA makes one; ls runs")
 
 
 def next_run(data: str, bits: int) -> Path:
@@ -46,6 +65,21 @@ def newest_bundle() -> Path:
             hint="--model NAME.chb, or make one: chash export RUN",
         )
     return found.parent
+
+
+def check_bundle(path: Path) -> Path:
+    """The bundle that was named; what is no folder is refused with what to give.
+
+    Raises:
+        BundleError: if it is a file.
+    """
+    if path.is_file():
+        raise BundleError(
+            "a file, not a bundle: a bundle is a folder NAME.chb",
+            where=path,
+            hint="chash export RUN makes one",
+        )
+    return path
 
 
 def bundles(folders: Iterable[Path]) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from concepthash.cli.data import read_data
 from concepthash.cli.extras import needs
-from concepthash.cli.output import Output, skipped_json
+from concepthash.cli.output import Output, display, skipped_json
 from concepthash.codesets import CodeSet, load_codes
 from concepthash.datasets import Dataset, evaluate_splits
 from concepthash.errors import BackendError, DataError, MismatchError, Skipped, UsageError
@@ -58,7 +58,7 @@ def run(
     opened = Run.open(path)
     which = checkpoint or opened.which()
     seed, names = opened.config.train.seed, opened.class_names
-    data = _data(opened.data_config(), changes, seed, names, output)
+    data = _data(path, opened.data_config(), changes, seed, names, output)
     if threads is not None:
         torch.set_num_threads(threads)
     wanted = device or "auto"
@@ -109,7 +109,7 @@ def bundle(
             "a bundle does not carry photos", where=path, hint=f"chash eval {path} --data FOLDER"
         )
     recorded = Config().updated(manifest.training.get("config", {}), where=path)
-    data = _data(recorded.data, changes, recorded.train.seed, manifest.class_names, output)
+    data = _data(path, recorded.data, changes, recorded.train.seed, manifest.class_names, output)
     skipped = Skipped()
     sets = [
         hash_labelled(
@@ -158,6 +158,7 @@ def codes(database: Path, queries: Path | None, output: Output) -> Measured:
 
 
 def _data(
+    target: Path,
     recorded: DataConfig,
     changes: dict[str, Any],
     seed: int,
@@ -168,7 +169,8 @@ def _data(
     config = Config(data=recorded).updated({"data": changes}, where=where).data
     if "root" not in changes:
         output.choice("data", config.root, "as recorded by the run")
-    data = read_data(config, seed=seed, output=output)
+    command = f"chash eval {display(target)} --data"
+    data = read_data(config, seed=seed, output=output, command=command)
     if not len(data.test):
         raise DataError(
             "the data have no test split", where=data.root, hint="--test-share 0.2 holds one out"

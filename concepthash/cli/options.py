@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from concepthash.cli.settings import use_verb_table
+from concepthash.errors import UsageError
 
 
 def setting(*names: str, text: str, env: str | None = None) -> Any:
@@ -26,6 +27,16 @@ def setting(*names: str, text: str, env: str | None = None) -> Any:
 def switch(*names: str, text: str) -> Any:
     """An option of one call, without an environment twin."""
     return typer.Option(*names, help=text)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot work.
+
+    Raises:
+        UsageError: if it is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot work", where="--threads", hint="--threads 1")
 
 
 def _config(callback: Callable[..., Any] | None = None) -> Any:

@@ -8,13 +8,14 @@ import shlex
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import typer
 
-from concepthash.errors import Skipped
+from concepthash.errors import ConceptHashError, Skipped
 
 PLAIN_SECONDS = 10.0
 """Off a terminal, progress is one line each this many seconds."""
@@ -23,6 +24,8 @@ _REDRAW_SECONDS = 0.1
 _BAR_WIDTH = 24
 _SKIPS_SHOWN = 10
 _DONE_WITH_SKIPS = 3
+# Control characters, and the marks of a line and of a paragraph.
+_CONTROL = ("Cc", "Zl", "Zp")
 
 
 class Output:
@@ -34,6 +37,11 @@ class Output:
         clock: seconds, for the pace of progress.
     """
 
+    json_asked: ClassVar[bool] = False
+    """Whether the verb that runs prints JSON; what reports its errors asks."""
+    answered: ClassVar[bool] = False
+    """Whether it has printed its result: then an error is told on stderr only."""
+
     def __init__(
         self,
         *,
@@ -43,6 +51,7 @@ class Output:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.as_json = as_json
+        Output.json_asked = Output.json_asked or as_json
         self.choices: dict[str, str] = {}
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
@@ -58,14 +67,16 @@ class Output:
         """The result of a verb: ``text`` for people, or ``data()`` and the choices as JSON."""
         self._clear()
         if self.as_json:
-            print(json.dumps({**data(), "choices": self.choices}), file=self._stdout)
+            self.line(json.dumps({**data(), "choices": self.choices}))
         else:
-            print(text, file=self._stdout)
+            self.line(str(text))
+        Output.answered = True
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, *, end: str = "\n") -> None:
         """One line of a result that is a stream of lines."""
         self._clear()
-        print(text, file=self._stdout)
+        with writing_results():
+            print(text, end=end, file=self._stdout)
 
     @property
     def encoding(self) -> str:
@@ -131,7 +142,7 @@ class Output:
             return
         self.note(f"skipped {len(skipped)}:")
         for item in skipped.items[:_SKIPS_SHOWN]:
-            self.note(f"  {item.path}: {item.reason}")
+            self.note(f"  {printable(item.path)}: {printable(item.reason)}")
         if len(skipped) > _SKIPS_SHOWN:
             rest = f" (all in {record})" if record else ""
             self.note(f"  and {len(skipped) - _SKIPS_SHOWN} more{rest}")
@@ -164,6 +175,33 @@ class _Bar:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
             self._drawn = False
+
+
+@contextmanager
+def writing_results() -> Iterator[None]:
+    """Tell what hinders writing to stdout in our words; a reader that left stays as it is.
+
+    Raises:
+        ConceptHashError: if the disk behind it is full, or it cannot be written to at all.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        Output.answered = True  # nothing more can be said there
+        raise ConceptHashError(
+            f"the result cannot be written: {error.strerror or error}",
+            where="stdout",
+            hint="free some space (df -h), or write it somewhere else",
+        ) from None
+
+
+def printable(text: str) -> str:
+    """Text on one line: control characters as escapes, so that a name cannot break a table."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in text)
 
 
 def skipped_json(skipped: Skipped) -> list[dict[str, str]]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.locate import bundles, newest_gallery
-from concepthash.cli.options import setting, switch
-from concepthash.cli.output import Output
+from concepthash.cli.asked import Asked
+from concepthash.cli.locate import bundles, check_bundle, newest_gallery
+from concepthash.cli.options import check_threads, setting, switch
+from concepthash.cli.output import Output, display
+from concepthash.cli.stores import open_gallery
 from concepthash.errors import (
     BundleError,
     ImageError,
@@ -31,7 +33,8 @@ EXAMPLES = (
     "chash query img.jpg --gallery birds.chg --radius 8",
     "chash query img.jpg --concepts 0,2  by two of its concepts only",
     "chash query img.jpg --weights 2,1,0,1",
-    "find new/ -name '*.jpg' | chash query - --format jsonl",
+    "chash query img.jpg --radius 4 --top all",
+    "find new/ -name '*.jpg' -print0 | chash query - -0 --format paths",
 )
 FORMATS = ("table", "tsv", "jsonl", "paths", "json")
 
@@ -46,7 +49,7 @@ def command(
         setting("--gallery", "-g", text="Gallery; by default the newest *.chg in this folder."),
     ] = None,
     model: options.Model = None,
-    top: Annotated[int, setting("--top", "-k", text="Hits an image.")] = 10,
+    top: Annotated[str, setting("--top", "-k", text="Hits an image, or all.")] = "10",
     radius: Annotated[
         int | None, setting("--radius", text="Only hits at this distance or nearer.")
     ] = None,
@@ -62,6 +65,10 @@ def command(
         str,
         setting("--format", text="table, tsv, jsonl, paths or json.", env="CHASH_QUERY_FORMAT"),
     ] = "table",
+    null: Annotated[
+        bool,
+        switch("-0", "--null", text="Paths end with NUL: on stdin, and in --format paths."),
+    ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
     config: options.VerbConfig = None,
@@ -70,21 +77,20 @@ def command(
     """Find the images that look like these, and say in what."""
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}", where="--format", hint=", ".join(FORMATS))
-    if top < 1:
-        raise UsageError(f"{top} hits cannot be shown", where="--top", hint="--top 10")
     as_json = as_json or format == "json"
     output = Output(as_json=as_json)
-    chosen, factors = _numbers(concepts, "--concepts"), _numbers(weights, "--weights")
+    asked = Asked.parse(top, radius, concepts, weights)
+    check_threads(threads)
     if gallery is None:
         gallery = newest_gallery()
         output.choice("gallery", gallery, "the newest here")
-    sources = _sources(images)
+    sources = _sources(images, "\0" if null else "\n")
 
     from concepthash.cli.answers import answer
-    from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hasher
 
-    with Gallery.open(gallery) as opened:
+    with open_gallery(gallery) as opened:
+        asked.check(opened.layout.concepts)
         bundle = _bundle(model, opened, output)
         hasher = Hasher(
             bundle, device=device or "auto", threads=threads, batch_size=min(len(sources), 32)
@@ -92,35 +98,38 @@ def command(
         if hasher.note:
             output.note(hasher.note)
         answers = answer(
-            opened, hasher, sources, k=top, concepts=chosen, weights=factors, radius=radius,
+            opened, hasher, sources, asked,
             progress=lambda done: output.progress("querying", done, len(sources)),
         )  # fmt: skip
+    if not answers.queries:
+        first = answers.skipped.items[0]
+        raise ImageError(
+            "no image could be read",
+            where=f"{first.path}: {first.reason}",
+            hint=f"ls -l {display(first.path)}",
+        )
     if as_json:
         output.result("", answers.to_json)
     else:
+        end = "\0" if null and format == "paths" else "\n"
         for line in answers.lines(format, unicode=output.encoding.lower().startswith("utf")):
-            output.line(line)
+            output.line(line, end=end)
     _end(answers, gallery, radius, output)
 
 
 def _end(answers: Answers, gallery: Path, radius: int | None, output: Output) -> None:
-    if answers.queries and not answers.found:
-        near = f"within radius {radius}" if radius is not None else "in an empty gallery"
-        raise NothingFound(
-            f"no hit {near}",
-            where=gallery,
-            hint="a larger --radius"
-            if radius is not None
-            else f"chash index FOLDER --out {gallery}",
-        )
-    if not answers.queries:
-        first = answers.skipped.items[0]
-        raise ImageError("no image could be read", where=f"{first.path}: {first.reason}")
-    output.skips(answers.skipped, record="the --json report")
+    if answers.found:
+        output.skips(answers.skipped, record="the --json report")
+        return
+    if radius is None:
+        hint = f"chash index FOLDER --out {display(gallery)}"
+        raise NothingFound("no hit in an empty gallery", where=gallery, hint=hint)
+    hint = f"--radius {2 * radius + 1}"
+    raise NothingFound(f"no hit within radius {radius}", where=gallery, hint=hint)
 
 
-def _sources(images: Iterable[str]) -> list[Path]:
-    """The photos that were named, those of folders and of stdin included.
+def _sources(images: Iterable[str], end: str) -> list[Path]:
+    """The photos that were named, those of folders and of stdin, where each ends with ``end``.
 
     A name that does not exist stays in the list: it is one query that cannot be answered.
     """
@@ -129,8 +138,7 @@ def _sources(images: Iterable[str]) -> list[Path]:
     sources: list[Path] = []
     for name in images:
         if name == "-":
-            lines = (line.rstrip("\r\n") for line in sys.stdin)
-            sources += [Path(line) for line in lines if line]
+            sources += [Path(name) for name in _names(end)]
         elif Path(name).is_dir():
             sources += find_images([name])
         else:
@@ -140,15 +148,12 @@ def _sources(images: Iterable[str]) -> list[Path]:
     return sources
 
 
-def _numbers(text: str | None, option: str) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is not a list of whole numbers", where=option, hint=f"{option} 2,1,0,1"
-        ) from None
+def _names(end: str) -> Iterator[str]:
+    lines = sys.stdin.read().split(end) if end == "\0" else sys.stdin
+    for line in lines:
+        name = line if end == "\0" else line.rstrip("\r\n")
+        if name:
+            yield name
 
 
 def _bundle(named: Path | None, gallery: Gallery, output: Output) -> Bundle:
@@ -160,7 +165,7 @@ def _bundle(named: Path | None, gallery: Gallery, output: Output) -> Bundle:
     from concepthash.bundle import Bundle
 
     if named is not None:
-        bundle = Bundle.open(named)
+        bundle = Bundle.open(check_bundle(named))
         gallery.check_model(bundle.manifest.fingerprint)
         return bundle
     beside = gallery.path.resolve().parent

@@ -1,7 +1,8 @@
 """Settings: flag, then ``CHASH_*``, then ``--config FILE``, then ``chash.toml``, then default.
 
 A file has the sections of a training run ([data], [model], [guidance], [loss], [train]) and a table
-for each other verb ([index], [query], [export], [eval]) whose keys are that verb's options.
+for each other verb ([index], [query], [export], [eval], [dedupe], [knn-graph]) whose keys are that
+verb's options.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Sections: TypeAlias = dict[str, dict[str, Any]]
 
 PROJECT_FILE = Path("chash.toml")
 RUN_SECTIONS = ("data", "model", "guidance", "loss", "train")
-VERB_TABLES = ("index", "query", "export", "eval")
+VERB_TABLES = ("index", "query", "export", "eval", "dedupe", "knn-graph")
 
 # Not settings: they make sense in one call only.
 _ONE_CALL = frozenset({"config", "as_json", "help"})

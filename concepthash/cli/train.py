@@ -10,8 +10,8 @@ import typer
 import concepthash
 from concepthash.cli import options
 from concepthash.cli.extras import needs
-from concepthash.cli.locate import newest_run, next_run
-from concepthash.cli.options import setting, switch
+from concepthash.cli.locate import check_run, newest_run, next_run
+from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display, skipped_json
 from concepthash.cli.settings import as_toml, by_origin, run_config
 from concepthash.errors import UsageError
@@ -128,15 +128,18 @@ def command(
     """Train a model on labelled photos and evaluate it."""
     output = Output(as_json=as_json)
     output.note(f"chash {concepthash.__version__} train")
+    check_threads(threads)
     if resume and out is None:
         out = newest_run()
         output.choice("run", out, "the newest under runs/")
     with output.only_results():
-        base = _recorded(out) if resume and out is not None else None
+        base = _recorded(check_run(out)) if resume and out is not None else None
         settings = _resolve(ctx, base, config, assignments or [])
         if dry_run:
             _preview(settings, output)
             return
+        if base is None:
+            _read_once(settings)
         if out is None:
             out = next_run(settings.data.root, settings.model.bits)
             output.choice("run", out, "the next free name")
@@ -188,6 +191,13 @@ def _preview(config: Config, output: Output) -> None:
     )
 
 
+def _read_once(config: Config) -> None:
+    """Miss the data before torch is loaded; reading a list of photos again costs little."""
+    from concepthash.learn.data import read_dataset
+
+    read_dataset(config.data, seed=config.train.seed)
+
+
 def _train(
     config: Config, out: Path, resume: bool, offline: bool, threads: int | None, output: Output
 ) -> TrainResult:
@@ -200,10 +210,6 @@ def _train(
 
         from concepthash.learn.train import train
     if threads is not None:
-        if threads < 1:
-            raise UsageError(
-                f"{threads} threads cannot work", where="--threads", hint="--threads 1"
-            )
         torch.set_num_threads(threads)
     output.note(
         f"{config.data.root} -> {out}: {config.model.bits} bits, {config.model.concepts} concepts, "

@@ -62,7 +62,7 @@ class IndexReport:
         relabelled: otherwise unchanged, under another label.
         removed: gone from disk, or no longer an image.
         unchanged: as they were.
-        skipped: the files that could not be read, with reasons.
+        skipped: the files that could not be read, with reasons; named as the source was.
         seconds: the whole run.
     """
 

@@ -5,6 +5,7 @@
     NAME.chg/
       gallery.sqlite      what is in the gallery (:mod:`concepthash.runtime.schema`), WAL mode
       segments/*.codes    the codes (:mod:`concepthash.runtime.codefiles`), only appended to
+      damaged-N/          what a repair replaced (:mod:`concepthash.runtime.repair`)
       lock                held by the one writer
 
 A commit appends codes, flushes them to disk, then commits the database: that is the moment the
@@ -12,6 +13,10 @@ images are in the gallery. A writer that is killed before it leaves bytes nobody
 
 An id belongs to a content: a file that moves keeps its id, one whose content changes gets a new
 one. Ids ascend in the order of the codes, so their order is stored nowhere.
+
+Removed images leave their codes behind until :meth:`Gallery.compact` writes new segments. Old ones
+are deleted at once: a reader has mapped them when it opened (Windows keeps them until the reader
+has let go and the next writer deletes them).
 
 Paths are kept relative to the folder that holds the gallery where they lie below it, absolute
 otherwise: photos and gallery move together, or the gallery moves alone.
@@ -30,18 +35,16 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import GalleryError, MismatchError, UsageError
-from concepthash.runtime import schema
-from concepthash.runtime.codefiles import SEGMENT_BYTES, CodeFiles, Run
+from concepthash.runtime import records, schema
+from concepthash.runtime.codefiles import SEGMENT_BYTES, CodeFiles
 from concepthash.runtime.entries import Entry, valid_text
+from concepthash.runtime.place import DATABASE, LOCK, SEGMENTS, refuse_gallery, refuse_strays
+from concepthash.runtime.rewrite import Block, write_segments
 from concepthash.runtime.schema import Identity
-from concepthash.runtime.snapshot import DATABASE, Snapshot
+from concepthash.runtime.snapshot import Snapshot
 from concepthash.runtime.storage import storage_errors, writer_lock
 
-SUFFIX = ".chg"
-SEGMENTS = "segments"
-LOCK = "lock"
-
-_OURS = {LOCK, SEGMENTS, f"{DATABASE}.new", f"{DATABASE}-wal", f"{DATABASE}-shm"}
+_TRIES = 3
 
 
 class Gallery(Snapshot):
@@ -82,10 +85,10 @@ class Gallery(Snapshot):
         """
         folder = Path(path)
         with storage_errors(folder):
-            _refuse(folder, _names(folder) - _OURS)
+            refuse_strays(folder)
             (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
             with writer_lock(folder / LOCK):
-                _refuse(folder, _names(folder) & {DATABASE})  # another writer may have been first
+                refuse_gallery(folder)  # another writer may have been first
                 identity = Identity(layout, fingerprint, model, schema.new_gallery_id())
                 schema.create(folder / DATABASE, identity)
         return cls.open(folder, write=True, segment_bytes=segment_bytes)
@@ -102,6 +105,12 @@ class Gallery(Snapshot):
         """
         folder = Path(path)
         file = folder / DATABASE
+        if file.is_dir():
+            raise GalleryError(
+                "a folder is where the database should be",
+                where=file,
+                hint=f"move it away, then chash index PHOTOS --out {folder}",
+            )
         if not file.is_file():
             what = f"not a gallery: no {DATABASE} in it" if folder.exists() else "no such gallery"
             raise GalleryError(what, where=folder, hint=f"chash index PHOTOS --out {folder}")
@@ -110,8 +119,6 @@ class Gallery(Snapshot):
                 stack.enter_context(writer_lock(folder / LOCK))
             with storage_errors(file):
                 database = stack.enter_context(closing(schema.connect(file, write=write)))
-                if not write:
-                    database.execute("BEGIN")  # the snapshot, from the first SELECT on
                 identity = schema.read_identity(database, file)
             owner = bytes.fromhex(identity.gallery)
             files = CodeFiles(folder / SEGMENTS, identity.layout, owner, segment_bytes)
@@ -119,30 +126,15 @@ class Gallery(Snapshot):
             if write:
                 with storage_errors(files.folder):
                     files.folder.mkdir(exist_ok=True)
-                    files.recover(gallery._committed())
+                    files.recover(gallery._extents())
+            else:
+                gallery._begin()
             gallery._held = stack.pop_all()
         return gallery
 
-    @staticmethod
-    def discard(path: str | Path) -> None:
-        """Delete the files of a gallery that cannot be opened, to make way for a new one.
-
-        Raises:
-            GalleryError: if the folder holds anything that is not a gallery's.
-            GalleryLocked: if another process is writing to it.
-        """
-        folder = Path(path)
-        with storage_errors(folder):
-            _refuse(folder, _names(folder) - _OURS - {DATABASE})
-            with writer_lock(folder / LOCK):
-                schema.refuse_foreign(folder / DATABASE)
-                (folder / DATABASE).unlink(missing_ok=True)
-                for file in (folder / SEGMENTS).glob("*.codes"):
-                    file.unlink()
-
     def close(self) -> None:
         """Let go of the files and, for a writer, of the lock."""
-        self._maps.clear()
+        self._unmap()
         self._held.close()
 
     def __enter__(self) -> Gallery:
@@ -154,12 +146,20 @@ class Gallery(Snapshot):
     def refresh(self) -> None:
         """Let a reader see what was committed since it opened; a writer always does."""
         if not self._write:
-            with storage_errors(self.path / DATABASE):
-                self._database.execute("COMMIT")
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin a reader's moment, with the files that belong to it."""
+        for _ in range(_TRIES):  # a writer may delete a segment between the two
+            with storage_errors(self._file):
+                if self._database.in_transaction:
+                    self._database.execute("COMMIT")
                 self._database.execute("BEGIN")
-                self._identity = schema.read_identity(self._database, self.path / DATABASE)
+                schema.check_version(self._database, self._file)
+                self._identity = schema.read_identity(self._database, self._file)
             self._files = replace(self._files, layout=self.layout)
-            self._maps.clear()
+            if self._pin():
+                break
 
     def add(self, entries: Sequence[Entry], codes: npt.ArrayLike) -> range:
         """Commit images with their codes and return their ids; all of them or, on an error, none.
@@ -204,8 +204,14 @@ class Gallery(Snapshot):
         )
         if len(packed) != len(add):
             raise MismatchError(f"{len(add)} images need as many codes, got {len(packed)}")
-        runs = self._append(packed)
-        with self._transaction() as database:
+        first = self._last_id() + 1
+        batches = self._files.append(
+            packed,
+            first_id=first,
+            last=records.last_batch(self._database, self._file),
+            last_segment=self._last_segment(),
+        )
+        with self.transaction() as database:
             numbers = [(id,) for id in remove]
             known = "INSERT OR IGNORE INTO tombstones SELECT id FROM images WHERE id = ?"
             database.executemany(known, numbers)
@@ -215,24 +221,76 @@ class Gallery(Snapshot):
                 "WHERE id = ?",
                 [(*self._values(entry), entry.id) for entry in update],
             )
-            (last,) = self._row("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence")
-            ids = range(last + 1, last + 1 + len(add))
-            database.executemany(
-                "INSERT INTO images (path, label, size, mtime_ns, sha256, id) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                [(*self._values(entry), id) for entry, id in zip(add, ids, strict=True)],
-            )
-            first = ids.start
-            for run in runs:
-                batch = (first, run.segment, run.first_row, run.rows, run.crc32)
-                database.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", batch)
-                database.execute(
-                    "UPDATE meta SET value = ? WHERE key = 'last_segment'", (str(run.segment),)
-                )
-                first += run.rows
-        for run in runs:
-            self._maps.pop(run.segment, None)
+            ids = range(first, first + len(add))
+            self._insert(database, [replace(e, id=id) for e, id in zip(add, ids, strict=True)])
+            records.write_batches(database, batches)
         return ids
+
+    def restore(self, blocks: Iterable[tuple[list[Entry], Codes]]) -> None:
+        """Fill an empty gallery with images that keep their ids.
+
+        Not one commit: for a gallery that is not in its place yet.
+
+        Args:
+            blocks: images, ids ascending, and their codes ``(n, K / 8)`` uint8.
+        """
+        self._require_writer()
+
+        def coded() -> Iterator[Block]:
+            for entries, codes in blocks:
+                with self.transaction() as database:
+                    self._insert(database, entries)
+                yield np.array([entry.id for entry in entries], dtype=np.int64), codes
+
+        for written in write_segments(self._files, self._last_segment(), coded()):
+            with self.transaction() as database:
+                records.write_batches(database, written.batches)
+                if written.sparse:
+                    records.write_sparse(database, written.segment)
+
+    def compact(self) -> int:
+        """Rewrite the segments without the codes of removed images; returns how many went.
+
+        One commit: readers keep what they see, a crash leaves the gallery as it was.
+
+        Raises:
+            UsageError: if the gallery was opened to read.
+            GalleryError: as :meth:`codes`, or if nothing can be written; nothing is changed then.
+        """
+        self._require_writer()
+        freed = self._number("SELECT COUNT(*) FROM tombstones")
+        if freed:
+            old = [extent.segment for extent in self._extents()]
+            with self.rewriting(old, self.blocks()) as database:
+                database.execute("DELETE FROM tombstones")
+        return freed
+
+    @contextmanager
+    def rewriting(self, old: list[int], blocks: Iterable[Block]) -> Iterator[sqlite3.Connection]:
+        """Replace the segments ``old`` by new ones with ``blocks``, in one commit with the body's.
+
+        Args:
+            old: numbers of segments; their files are deleted in the end.
+            blocks: ids, ascending, that lay in ``old``, and their codes.
+        """
+        self._require_writer()
+        new, last = [], self._last_segment()
+        try:
+            for written in write_segments(self._files, last, blocks):
+                new.append(written)
+            with self.transaction() as database:
+                records.forget(database, self._file, old)
+                for written in new:
+                    records.write_batches(database, written.batches)
+                    if written.sparse:
+                        records.write_sparse(database, written.segment)
+                yield database
+        except BaseException:
+            if self._last_segment() == last:  # an interrupt may come after the commit
+                self._files.delete(range(last + 1, last + len(new) + 2))
+            raise
+        self._unmap()
+        self._files.delete(old)
 
     def reset(self, *, layout: CodeLayout, fingerprint: str, model: str) -> None:
         """Commit an empty gallery for another model; ids and segments go on counting.
@@ -241,13 +299,21 @@ class Gallery(Snapshot):
         """
         self._require_writer()
         identity = Identity(layout, fingerprint, model, self._identity.gallery)
-        with self._transaction() as database:
+        with self.transaction() as database:
+            records.forget(database, self._file, [e.segment for e in self._extents()])
             for table in ("images", "batches", "tombstones"):
                 database.execute(f"DELETE FROM {table}")
             schema.write_identity(database, identity)
         self._identity = identity
         self._files = replace(self._files, layout=layout)
-        self._maps.clear()
+        self._unmap()
+
+    def _insert(self, database: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+        database.executemany(
+            "INSERT INTO images (path, label, size, mtime_ns, sha256, id) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [(*self._values(entry), entry.id) for entry in entries],
+        )
 
     def _require_writer(self) -> None:
         if not self._write:
@@ -257,18 +323,13 @@ class Gallery(Snapshot):
                 hint="Gallery.open(..., write=True)",
             )
 
-    def _append(self, codes: Codes) -> list[Run]:
-        last = "SELECT segment, first_row + rows FROM batches ORDER BY first_id DESC LIMIT 1"
-        segment, rows = next(self._rows(last), (self._last_segment(), 0))
-        return self._files.append(codes, segment=segment, rows=rows)
-
     def _last_segment(self) -> int:
-        return int(self._row("SELECT value FROM meta WHERE key = 'last_segment'")[0])
+        return self._number("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'last_segment'")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit what the block does, or none of it."""
-        with storage_errors(self.path / DATABASE):
+        with storage_errors(self._file):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -281,17 +342,3 @@ class Gallery(Snapshot):
         label = None if entry.label is None else valid_text(entry.label)
         content = bytes.fromhex(entry.sha256)
         return self._anchor.key(entry.path), label, entry.size, entry.mtime_ns, content
-
-
-def _names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} if folder.exists() else set()
-
-
-def _refuse(folder: Path, found: set[str]) -> None:
-    if found:
-        what = "a gallery" if DATABASE in found else f"something else ({min(found)})"
-        raise GalleryError(
-            f"the folder holds {what} already",
-            where=folder,
-            hint="give another place with --out",
-        )

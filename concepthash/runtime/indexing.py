@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 from concepthash.errors import GalleryError, GalleryLocked, UsageError
 from concepthash.runtime.entries import IndexReport, absolute
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
+from concepthash.runtime.place import DATABASE, discard
 from concepthash.runtime.reconcile import Labels, Reconciler
-from concepthash.runtime.snapshot import DATABASE
 
 COMMIT_EVERY = 256
 """Images a commit; what is not committed yet when a run is killed is done again by the next."""
@@ -31,7 +32,7 @@ def index_images(
     *,
     label_from: Labels = "folder",
     rebuild: bool = False,
-    prune: bool = True,
+    prune: bool | Literal["all"] = True,
     dry_run: bool = False,
     commit_every: int = COMMIT_EVERY,
     progress: Callable[[IndexReport], None] | None = None,
@@ -49,7 +50,9 @@ def index_images(
             where this finds none.
         rebuild: forget what the gallery holds, in one commit, and index anew: for another
             model, or a damaged gallery.
-        prune: remove images whose file is gone, where it lay in ``sources``.
+        prune: remove images whose file is gone, where it lay in ``sources``. A folder without a
+            single photo left is taken for a disk that is not mounted, and refused, unless
+            ``"all"`` says that its images shall go.
         dry_run: write nothing and decode nothing: files that cannot be decoded count as added.
         commit_every: images a commit.
         progress: called with the report so far after every file.
@@ -57,12 +60,13 @@ def index_images(
     Raises:
         UsageError: if a source does not exist.
         MismatchError: if the gallery was made with another model; ``rebuild`` replaces it.
-        GalleryError: if it cannot be read or written; GalleryLocked if another process writes.
+        GalleryError: if it cannot be read or written, or all photos of a source are gone;
+            GalleryLocked if another process writes.
     """
     started = time.perf_counter()
     if isinstance(sources, str | Path):
         sources = [sources]
-    roots = [_root(Path(source)) for source in sources]
+    roots = {_root(Path(source)): Path(source) for source in sources}
     opened = _open(Path(gallery), hasher, rebuild=rebuild, dry_run=dry_run)
     with nullcontext() if opened is None else opened:  # an empty gallery is falsy
         run = Reconciler(
@@ -79,7 +83,7 @@ def index_images(
             run.flush()
             raise
         if prune:
-            run.prune()
+            run.prune(emptied=prune == "all")
         run.flush()
     run.report.seconds = time.perf_counter() - started
     return run.report
@@ -104,7 +108,7 @@ def _open(path: Path, hasher: Hasher, *, rebuild: bool, dry_run: bool) -> Galler
     except GalleryError:
         if not rebuild:
             raise
-        Gallery.discard(path)
+        discard(path)
         gallery = None
     model = hasher.name, hasher.layout, hasher.fingerprint
     if gallery is None:

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from concepthash.codes import Codes
+from concepthash.errors import GalleryError, Skipped
 from concepthash.files import sha256
 from concepthash.images import find_images
 from concepthash.runtime.entries import Entry, IndexReport, valid_text
@@ -35,7 +36,7 @@ class Reconciler:
 
     Args:
         gallery: open; None stands for an empty one, for a dry run.
-        roots: folders and files, absolute.
+        roots: folders and files, absolute, and what the user calls them.
         labels: where labels come from.
         write: false in a dry run: count what would change.
         commit_every: changes a commit.
@@ -45,7 +46,7 @@ class Reconciler:
     def __init__(
         self,
         gallery: Gallery | None,
-        roots: list[Path],
+        roots: Mapping[Path, Path],
         *,
         labels: Labels,
         write: bool,
@@ -60,6 +61,7 @@ class Reconciler:
         self._commit_every = commit_every
         self._progress = progress
         self._seen: set[int] = set()
+        self._empty = set(roots)  # those without a single photo so far
         # Contents on their way through the model, in its order, and the photos that have them.
         self._hashing: deque[str] = deque()
         self._waiting: dict[str, list[Photo]] = {}
@@ -82,17 +84,34 @@ class Reconciler:
                 for record in records:
                     self._take(record)
 
-    def prune(self) -> None:
-        """Remove the images below the roots whose file is gone."""
+    def prune(self, *, emptied: bool) -> None:
+        """Remove the images below the roots whose file is gone.
+
+        Raises:
+            GalleryError: if a root has no photo any more, and ``emptied`` does not allow it.
+        """
         if self._gallery is None:
             return
         here, roots = Path.cwd(), set(self._roots)
+        gone = set()
         for entry in self._gallery.entries():
             path = here / entry.path
-            below = not roots.isdisjoint((path, *path.parents))
-            if below and entry.id not in self._seen and is_gone(path):
-                self._gone.add(entry.id)
-                self.report.removed += 1
+            above = roots.intersection((path, *path.parents))
+            if above and entry.id not in self._seen and is_gone(path):
+                if not emptied and above <= self._empty:
+                    raise self._emptied(min(above))
+                gone.add(entry.id)
+        self._gone |= gone
+        self.report.removed += len(gone)
+
+    def _emptied(self, root: Path) -> GalleryError:
+        return GalleryError(
+            "there is no photo here any more, though the gallery has images of it: "
+            "nothing was removed",
+            where=self._roots[root],
+            hint="mount the disk again; --prune all if the photos are gone for good, "
+            "--no-prune to keep their images",
+        )
 
     def flush(self) -> None:
         """Commit what has come together."""
@@ -109,7 +128,9 @@ class Reconciler:
         """The files whose size or time is not the one in the gallery."""
         paths: set[Path] | None = set() if len(self._roots) > 1 else None  # roots may overlap
         for root in self._roots:
-            for path in find_images([root], self.report.skipped):
+            unread = Skipped()
+            for path in find_images([root], unread):
+                self._empty.discard(root)
                 if paths is not None:
                     if path in paths:
                         continue
@@ -122,6 +143,8 @@ class Reconciler:
                     self._same(entry, known)
                 else:
                     yield photo
+            for skip in unread.items:
+                self._skip(Path(skip.path), skip.reason)
 
     def _photo(self, path: Path, root: Path) -> Photo | None:
         known = self._gallery.find(path) if self._gallery is not None else None
@@ -221,8 +244,15 @@ class Reconciler:
         self.report.removed += 1
 
     def _skip(self, path: Path, reason: object) -> None:
-        self.report.skipped.add(path, reason)
+        self.report.skipped.add(self._named(path), reason)
         self._settled()
+
+    def _named(self, path: Path) -> Path:
+        """A path as the user would write it."""
+        for root, name in self._roots.items():
+            if path.is_relative_to(root):
+                return name / path.relative_to(root)
+        return path
 
     def _settled(self) -> None:
         if len(self._new) + len(self._updates) + len(self._gone) >= self._commit_every:

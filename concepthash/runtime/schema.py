@@ -6,7 +6,10 @@ a foreign or newer file is told apart before any table is read. Tables:
 - ``meta``: bits, concepts, bit order, model and fingerprint, gallery id, last segment used;
 - ``images``: one row an image; ids are never reused, also not those of removed images;
 - ``batches``: which ids lie where, with a crc32: ids ``first_id ..`` are rows ``first_row ..``;
-- ``tombstones``: ids whose image is gone while its code still lies in a segment.
+- ``tombstones``: ids whose image is gone while its code still lies in a segment;
+- ``sparse``: the segments with an ids file (:mod:`concepthash.runtime.records`). Only a gallery
+  that was compacted, repaired or split has this table and with it version 2: all others are still
+  read by a program that knows version 1.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from concepthash.bundle import BIT_ORDER
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
 from concepthash.files import sync_folder
-from concepthash.runtime.storage import damaged
+from concepthash.runtime.records import SPARSE_VERSION
+from concepthash.runtime.storage import beyond_repair, damaged
 
 APPLICATION_ID = 0x43484147  # "CHAG"
 FORMAT_VERSION = 1
+"""Of a new gallery; :data:`concepthash.runtime.records.SPARSE_VERSION` is the newest."""
 _BUSY_SECONDS = 10.0
 
 _TABLES = (
@@ -101,8 +106,10 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
     """The database, opened to read or to write; a reader never changes the file.
 
     Raises:
-        GalleryError: if the file is no gallery's or of a newer format.
+        GalleryError: if the file is empty, no gallery's or of a newer format.
     """
+    if not file.stat().st_size:
+        raise beyond_repair("the database is empty", file)
     database = _connect(file, "mode=rw" if write else "mode=ro")
     try:
         try:
@@ -116,8 +123,9 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
             database.close()
             database = _connect(file, "mode=ro&immutable=1")
             (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        _check(application, version, file)
+        if application != APPLICATION_ID:
+            raise _foreign(file)
+        check_version(database, file)
         if write:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -137,12 +145,17 @@ def _connect(file: Path, query: str) -> sqlite3.Connection:
     )
 
 
-def _check(application: int, version: int, file: Path) -> None:
-    if application != APPLICATION_ID:
-        raise _foreign(file)
-    if version != FORMAT_VERSION:
+def check_version(database: sqlite3.Connection, file: Path) -> None:
+    """Make sure that the gallery's format is one that is known.
+
+    Raises:
+        GalleryError: if it is not.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if not FORMAT_VERSION <= version <= SPARSE_VERSION:
+        known = f"{FORMAT_VERSION} and {SPARSE_VERSION}"
         raise GalleryError(
-            f"gallery format {version} is not the one this version reads ({FORMAT_VERSION})",
+            f"gallery format {version} is not one this version reads ({known})",
             where=file,
             hint="pip install --upgrade concepthash, or chash index PHOTOS --rebuild",
         )
@@ -178,6 +191,8 @@ def read_identity(database: sqlite3.Connection, file: Path) -> Identity:
     """
     meta = dict(database.execute("SELECT key, value FROM meta"))
     try:
+        if not all(isinstance(value, str) for value in meta.values()):
+            raise ValueError("a value is not text")
         if meta["bit_order"] != BIT_ORDER:
             raise UsageError(f"unknown bit order {meta['bit_order']!r}")
         layout = CodeLayout(int(meta["bits"]), int(meta["concepts"]))

@@ -12,15 +12,16 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import GalleryError, MismatchError
-from concepthash.runtime.codefiles import CodeFiles, Run
+from concepthash.runtime import records
+from concepthash.runtime.codefiles import CodeFiles
 from concepthash.runtime.entries import Anchor, Damage, Entry, Stats
+from concepthash.runtime.place import DATABASE
+from concepthash.runtime.records import Extent
 from concepthash.runtime.schema import Identity
 from concepthash.runtime.storage import damaged, storage_errors
 
 if TYPE_CHECKING:
     from concepthash.runtime.index import HammingIndex
-
-DATABASE = "gallery.sqlite"
 
 
 class Snapshot:
@@ -35,10 +36,11 @@ class Snapshot:
         self._files = files
         self._anchor = Anchor(path.resolve().parent)
         self._maps: dict[int, Codes] = {}
+        self._id_maps: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
-        rows = "(SELECT COALESCE(SUM(rows), 0) FROM batches)"
-        return int(self._row(f"SELECT {rows} - (SELECT COUNT(*) FROM tombstones)")[0])
+        rows = self._number("SELECT COALESCE(SUM(rows), 0) FROM batches")
+        return rows - self._number("SELECT COUNT(*) FROM tombstones")
 
     def __repr__(self) -> str:
         layout = self.layout
@@ -74,9 +76,9 @@ class Snapshot:
                 hint="give the bundle the gallery was made with, or chash index ... --rebuild",
             )
 
-    def entries(self) -> Iterator[Entry]:
-        """All images in id order."""
-        return self._entries("ORDER BY id")
+    def entries(self, first: int = 0, last: int = records.LARGEST) -> Iterator[Entry]:
+        """The images in id order: all, or those with ids from ``first`` to ``last``."""
+        return self._entries("WHERE id BETWEEN ? AND ? ORDER BY id", first, last)
 
     def entry(self, id: int) -> Entry:
         """The image with an id.
@@ -103,10 +105,16 @@ class Snapshot:
             GalleryError: if no image has the id, or its segment is damaged.
         """
         self.entry(id)
-        query = "SELECT segment, first_row - first_id FROM batches WHERE first_id <= ?"
-        segment, shift = self._row(f"{query} ORDER BY first_id DESC LIMIT 1", id)
-        code: Codes = self._map(segment)[id + shift]
-        return code
+        batch = records.batch_of(self._database, self._file, id)
+        if batch is not None:
+            rows = np.arange(batch.first_row, batch.first_row + batch.rows)
+            ids = rows - batch.first_row + batch.first_id
+            if batch.segment in records.sparse(self._database, self._file):
+                ids = self._sparse_ids(batch.segment, int(rows[-1]) + 1)[rows]
+            for row in rows[ids == id]:
+                code: Codes = self._map(batch.segment, int(rows[-1]) + 1)[row]
+                return code
+        raise damaged(f"image {id} has no code", self._file)
 
     def codes(self) -> tuple[npt.NDArray[np.int64], Codes]:
         """Ids ``(n,)`` int64, ascending, and their codes ``(n, K / 8)`` uint8.
@@ -116,73 +124,58 @@ class Snapshot:
         Raises:
             GalleryError: if a segment is missing or truncated.
         """
-        batches = self._table("SELECT first_id, rows FROM batches ORDER BY first_id", 2)
-        first, rows = batches.T
-        before = np.cumsum(rows) - rows
-        ids = np.repeat(first - before, rows) + np.arange(rows.sum(), dtype=np.int64)
-        parts = [self._map(segment) for segment in self._committed()]
-        if len(parts) == 1:
-            codes = parts[0]
-        else:
-            codes = np.concatenate([np.empty((0, self.layout.nbytes), np.uint8), *parts])
-        if len(ids) != len(codes):
-            raise damaged(f"{len(ids)} ids have {len(codes)} codes", self.path / DATABASE)
-        removed = self._table("SELECT id FROM tombstones", 1).ravel()
-        if len(removed):
-            live = np.isin(ids, removed, invert=True)
-            ids, codes = ids[live], codes[live]
-        return ids, codes
+        blocks = list(self.blocks())
+        if len(blocks) == 1:
+            return blocks[0]
+        ids = [ids for ids, _ in blocks]
+        codes = [codes for _, codes in blocks]
+        nothing = np.empty(0, np.int64), np.empty((0, self.layout.nbytes), np.uint8)
+        return np.concatenate([nothing[0], *ids]), np.concatenate([nothing[1], *codes])
 
     def index(self) -> HammingIndex:
         """A search index over the images there are.
+
+        Codes of a multiple of 64 bits are not copied: the index reads the mapped files.
 
         Raises:
             GalleryError: as :meth:`codes`.
         """
         from concepthash.runtime.index import HammingIndex
+        from concepthash.runtime.planes import WORD, to_words
+        from concepthash.runtime.segment import Segment
 
-        index = HammingIndex(bits=self.layout.bits, concepts=self.layout.concepts)
-        ids, codes = self.codes()
-        index.add(codes, ids=ids)
-        return index
+        segments = []
+        for extent, end in records.ends(self._extents()):
+            codes, dead = self._map(extent.segment, extent.rows), self._dead(extent, end)
+            whole = not self.layout.bits % 64
+            planes = codes.view(WORD).T if whole else to_words(codes, self.layout)
+            ids = self._ids(extent)
+            segments.append(Segment(planes, ids, ascending=True, sealed=True, dead=dead))
+        return HammingIndex.of(self.layout, segments, self._last_id())
 
     def stats(self) -> Stats:
         """The gallery in numbers."""
-        committed = self._committed()
+        committed = self._extents()
         with storage_errors(self.path):
             total = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return Stats(
             images=len(self),
-            labels=self._row("SELECT COUNT(DISTINCT label) FROM images")[0],
+            labels=self._number("SELECT COUNT(DISTINCT label) FROM images"),
             bits=self.layout.bits,
             concepts=self.layout.concepts,
             model=self.model,
             fingerprint=self.fingerprint,
             segments=len(committed),
-            removed_rows=self._row("SELECT COUNT(*) FROM tombstones")[0],
-            code_bytes=sum(self._files.size(rows) for rows in committed.values()),
+            removed_rows=self._number("SELECT COUNT(*) FROM tombstones"),
+            code_bytes=sum(self._files.size(extent.rows) for extent in committed),
             total_bytes=total,
         )
 
     def damage(self) -> Iterator[Damage]:
         """Everything wrong with the gallery's files; reads all of them."""
-        file = self.path / DATABASE
-        try:
-            for (line,) in self._rows("PRAGMA integrity_check"):
-                if line != "ok":
-                    yield Damage(file, str(line))
-            images, codes = self._row("SELECT COUNT(*) FROM images")[0], len(self)
-            committed = self._committed()
-        except GalleryError as error:
-            yield Damage(file, error.what)
-            return
-        if images != codes:
-            yield Damage(file, f"{images} images have {codes} codes")
-        query = "SELECT segment, first_row, rows, crc32 FROM batches WHERE segment = ?"
-        for segment in committed:
-            runs = [Run(*row) for row in self._rows(f"{query} ORDER BY first_row", segment)]
-            for what in self._files.damage(segment, runs):
-                yield Damage(self._files.path(segment), what)
+        from concepthash.runtime.soundness import damage
+
+        yield from damage(self, self._database, self._files, self._file)
 
     def verify(self) -> None:
         """Compare every byte with its checksum.
@@ -196,26 +189,98 @@ class Snapshot:
     def _entries(self, clause: str, *values: object) -> Iterator[Entry]:
         here = Path.cwd()
         query = f"SELECT path, label, size, mtime_ns, sha256, id FROM images {clause}"
-        for path, label, size, mtime_ns, content, id in self._rows(query, *values):
-            place = self._anchor.path(path, here)
-            yield Entry(place, label, size, mtime_ns, content.hex(), id)
+        for row in self._rows(query, *values):
+            try:
+                path, label, size, mtime_ns, content, id = row
+                if not (type(size) is type(mtime_ns) is int and isinstance(label, str | None)):
+                    raise TypeError
+                if b"\0" in (path if isinstance(path, bytes) else path.encode()):
+                    raise ValueError
+                place = self._anchor.path(path, here)
+                entry = Entry(place, label, size, mtime_ns, content.hex(), id)
+            except (TypeError, ValueError, AttributeError):
+                raise damaged(f"the record of image {row[-1]} is damaged", self._file) from None
+            yield entry
+
+    @property
+    def _file(self) -> Path:
+        return self.path / DATABASE
 
     def _rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        with storage_errors(self.path / DATABASE):
+        with storage_errors(self._file):
             yield from self._database.execute(query, values)
 
-    def _row(self, query: str, *values: object) -> tuple[Any, ...]:
-        return next(self._rows(query, *values))
+    def _number(self, query: str) -> int:
+        for (value,) in records.numbers(self._database, self._file, query, columns=1).tolist():
+            return int(value)
+        raise damaged("a record of the gallery is missing", self._file)
 
-    def _table(self, query: str, columns: int) -> npt.NDArray[np.int64]:
-        return np.array(list(self._rows(query)), dtype=np.int64).reshape(-1, columns)
+    def _last_id(self) -> int:
+        """The largest id ever given."""
+        given = "SELECT MAX(seq) AS id FROM sqlite_sequence UNION SELECT MAX(id) FROM images"
+        return self._number(f"SELECT COALESCE(MAX(id), 0) FROM ({given})")
 
-    def _committed(self) -> dict[int, int]:
-        """Rows of each segment, in segment order."""
-        return dict(self._rows("SELECT segment, SUM(rows) FROM batches GROUP BY segment"))
+    def _extents(self) -> list[Extent]:
+        return records.extents(self._database, self._file)
 
-    def _map(self, segment: int) -> Codes:
-        if segment not in self._maps:
-            (rows,) = self._row("SELECT SUM(rows) FROM batches WHERE segment = ?", segment)
-            self._maps[segment] = self._files.map(segment, rows)
-        return self._maps[segment]
+    def _map(self, segment: int, rows: int) -> Codes:
+        """At least the first ``rows`` codes of a segment, mapped once."""
+        codes = self._maps.get(segment)
+        if codes is None or len(codes) < rows:
+            codes = self._maps[segment] = self._files.map(segment, rows)
+        return codes
+
+    def _sparse_ids(self, segment: int, rows: int) -> npt.NDArray[np.int64]:
+        ids = self._id_maps.get(segment)
+        if ids is None or len(ids) < rows:
+            ids = self._id_maps[segment] = self._files.map_ids(segment, rows)
+        return ids
+
+    def _ids(self, extent: Extent) -> npt.NDArray[np.int64] | range:
+        if not extent.sparse:
+            return range(extent.first_id, extent.first_id + extent.rows)
+        return self._sparse_ids(extent.segment, extent.rows)
+
+    def _dead(self, extent: Extent, end: int) -> npt.NDArray[np.bool_] | None:
+        """Which rows of a segment are removed; None if none is."""
+        removed = records.removed(self._database, self._file, extent, end)
+        if not len(removed):
+            return None
+        ids = self._ids(extent)
+        if isinstance(ids, range):
+            rows = removed - extent.first_id
+            known = rows[0] >= 0 and rows[-1] < extent.rows and (np.diff(rows) > 0).all()
+        else:
+            rows = np.searchsorted(ids, removed)
+            known = np.array_equal(ids[np.minimum(rows, len(ids) - 1)], removed)
+        if not known:
+            raise damaged("a removed image has no code", self._file)
+        dead = np.zeros(extent.rows, dtype=bool)
+        dead[rows] = True
+        return dead
+
+    def blocks(self) -> Iterator[tuple[npt.NDArray[np.int64], Codes]]:
+        """Ids and codes of the images there are, a segment at a time, ids ascending."""
+        for extent, end in records.ends(self._extents()):
+            ids = np.asarray(self._ids(extent), dtype=np.int64)
+            codes = self._map(extent.segment, extent.rows)
+            dead = self._dead(extent, end)
+            yield (ids, codes) if dead is None else (ids[~dead], codes[~dead])
+
+    def _pin(self) -> bool:
+        """Map every segment: a writer may delete one that this moment still refers to.
+
+        Returns whether all were there; what is missing is reported by whoever asks for it.
+        """
+        self._unmap()
+        try:
+            for extent in self._extents():
+                self._map(extent.segment, extent.rows)
+                self._ids(extent)
+        except GalleryError:
+            return False
+        return True
+
+    def _unmap(self) -> None:
+        self._maps.clear()
+        self._id_maps.clear()

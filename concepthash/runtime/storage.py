@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from concepthash.errors import GalleryError, GalleryLocked
+from concepthash.errors import GalleryDamaged, GalleryError, GalleryLocked
 
 if sys.platform == "win32":
     import msvcrt
@@ -29,6 +29,7 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_VERIFY = "run the command again; chash index verify GALLERY says whether the files are whole"
 _NAMING_SECONDS = 0.05
 """What a writer needs at most from taking the lock to writing its process id."""
 
@@ -43,6 +44,8 @@ def writer_lock(file: Path) -> Iterator[None]:
         GalleryLocked: if another writer holds it, in this process or another.
         GalleryError: if the file cannot be written.
     """
+    if file.is_dir():
+        raise GalleryError("a folder is where the lock should be", where=file, hint=f"rmdir {file}")
     with storage_errors(file):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -73,6 +76,8 @@ def storage_errors(where: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _from_sqlite(error, where) from error
+    except UnicodeDecodeError as error:  # from sqlite3, for damaged names in its own messages too
+        raise damaged("the database is damaged: text that is not Unicode", where) from error
     except OSError as error:
         raise _from_system(error, where) from error
 
@@ -96,11 +101,13 @@ def read_only(where: Path) -> GalleryError:
 
 
 def _from_system(error: OSError, where: Path) -> GalleryError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return disk_full(where)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return read_only(where)
-    return GalleryError(f"the system reports: {error.strerror or error}", where=where)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return damaged("a folder is where a file should be, or a file where a folder should", where)
+    return GalleryError(f"the system reports: {error.strerror or error}", where=where, hint=_VERIFY)
 
 
 def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
@@ -123,13 +130,25 @@ def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
             where=where,
             hint=f"check that the folder can be read and written: ls -la {where.parent}",
         )
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    if code == sqlite3.SQLITE_NOTADB:
+        return beyond_repair("the database is damaged from its first bytes on", where)
+    if code == sqlite3.SQLITE_CORRUPT:
         return damaged(f"the database is damaged: {error}", where)
-    return GalleryError(f"the database reports: {error}", where=where)
+    return GalleryError(f"the database reports: {error}", where=where, hint=_VERIFY)
 
 
-def damaged(what: str, where: Path) -> GalleryError:
+def damaged(what: str, where: Path) -> GalleryDamaged:
     """The error of a file whose content is not what was committed."""
+    folder = where.parent.parent if where.parent.name == "segments" else where.parent
+    return GalleryDamaged(
+        what, where=where, hint=f"chash index repair {folder}, or restore it from a backup"
+    )
+
+
+def beyond_repair(what: str, where: Path) -> GalleryError:
+    """The error of a gallery that a repair cannot save."""
     return GalleryError(
-        what, where=where, hint="restore it from a backup, or chash index PHOTOS --rebuild"
+        f"{what}: it cannot be repaired",
+        where=where,
+        hint=f"restore it from a backup, or chash index PHOTOS --out {where.parent} --rebuild",
     )

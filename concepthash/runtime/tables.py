@@ -13,30 +13,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import BackendError, UsageError
 from concepthash.runtime.native import kernel
 from concepthash.runtime.planes import Part, Words, to_words
+from concepthash.runtime.tablefile import Run, checksum, damaged, read, write
 
 WIDEST = 16
 """Bits of a sub-code at most."""
 
 _ALIGNMENT = 64
 _MOST_ROWS = 1 << 31  # of a run: row numbers are 32 bits
-
-
-class Run(NamedTuple):
-    """Tables of the rows ``first .. first + count``, in one block of bytes laid out by the kernel."""
-
-    first: int
-    count: int
-    block: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +67,7 @@ class Tables:
     @property
     def rows(self) -> int:
         """How many rows they cover, from the first."""
-        return sum(run.count for run in self.runs)
+        return sum(run.rows for run in self.runs)
 
     @property
     def nbytes(self) -> int:
@@ -105,15 +99,64 @@ class Tables:
                 hint="build them again: chash index --accelerate",
             )
         runs, first = list(self.runs), self.rows
-        while runs and first < total and runs[-1].count < 2 * (total - first):
+        while runs and first < total and runs[-1].rows < 2 * (total - first):
             first = runs.pop().first
         runs += [
-            _run(native, parts, self.layout, low, min(_MOST_ROWS, total - low), self.copy_codes, threads)
+            _run(
+                native,
+                parts,
+                self.layout,
+                low,
+                min(_MOST_ROWS, total - low),
+                self.copy_codes,
+                threads,
+            )
             for low in range(first, total, _MOST_ROWS)
         ]
         return Tables(self.layout, self.copy_codes, tuple(runs))
 
+    def save(self, path: Path, key: bytes | str) -> None:
+        """Write a file; ``key`` says which codes they are of, and is needed to open them.
 
+        Raises:
+            GalleryError: if it cannot be written; an earlier file of that name is then intact.
+        """
+        write(path, key, self.layout, self.copy_codes, self.runs)
+
+    @classmethod
+    def open(cls, path: Path, *, key: bytes | str) -> Tables:
+        """Map a file of tables. Its header is checked; :func:`verify` reads all of it.
+
+        Raises:
+            GalleryError: if it is missing, truncated, damaged, from another version, or was saved
+                under another key.
+        """
+        file = read(path, key)
+        native, first = kernel(), 0
+        for run in file.runs:
+            fits = run.first == first and 0 < run.rows <= _MOST_ROWS
+            if fits and native is not None:
+                fits = len(run.block) == block_size(native, file.layout, run.rows, file.copied)
+            if not fits:
+                raise damaged(path)
+            first += run.rows
+        return cls(file.layout, file.copied, file.runs)
+
+
+def verify(path: Path, key: bytes | str) -> None:
+    """Read a whole file of tables and compare it with its checksums.
+
+    Raises:
+        GalleryError: as :meth:`Tables.open`, or if a byte differs.
+    """
+    file = read(path, key)
+    if any(
+        checksum(run.block) != told for run, told in zip(file.runs, file.checksums, strict=True)
+    ):
+        raise damaged(path)
+
+
+@lru_cache(maxsize=16)
 def cuts(layout: CodeLayout) -> Words:
     """Which bits each table is over: masks ``(T, W)`` uint64, together all bits."""
     bits = np.zeros((0, layout.bits), dtype=bool)
@@ -137,11 +180,11 @@ def _ranges(layout: CodeLayout) -> Iterator[tuple[int, int]]:
         pieces = -(-width // WIDEST)
         for concept in range(layout.concepts):
             edges = [concept * width + width * i // pieces for i in range(pieces + 1)]
-            yield from zip(edges[:-1], edges[1:], strict=True)
+            yield from pairwise(edges)
     else:
         tables = -(-layout.concepts // (WIDEST // width))
         edges = [layout.concepts * i // tables * width for i in range(tables + 1)]
-        yield from zip(edges[:-1], edges[1:], strict=True)
+        yield from pairwise(edges)
 
 
 def _run(

@@ -67,45 +67,75 @@ AVX2 static inline __m256i counts8(__m256i x) {
     return _mm256_add_epi8(a, b);
 }
 
-/* Entries whose next two sub-codes leave them room: two a step. */
+/* What the distances in the next tables may come to, as 16-bit lanes. */
+AVX2 static inline __m256i room16(const Search *s, int table, int near, int next_count) {
+    int64_t room = room_for_next(s, table, near, next_count);
+    return _mm256_set1_epi16((short)(room < 0 ? -1 : room < INT16_MAX ? room : INT16_MAX));
+}
+
+typedef struct {
+    __m256i query[NEXT], weight[NEXT];
+} Next;
+
+/* The weighted distance in the j-th next table of LANES sub-codes. */
+AVX2 static inline __m256i distances16(const Next *next, int j, const uint16_t *sub_codes) {
+    __m256i x = _mm256_load_si256((const __m256i *)sub_codes);
+    return _mm256_maddubs_epi16(next->weight[j], counts8(_mm256_xor_si256(x, next->query[j])));
+}
+
+typedef struct {
+    uint32_t from, lanes; /* LANES entries; two bits for each that is still a candidate */
+} Group;
+
+AVX2 static void avx2_take(Search *s, int table, int near, const Next *next, const Group *list, int count) {
+    const Table *in = &s->run->tables[table];
+    __m256i most = room16(s, table, near, NEXT);
+    for (int i = 0; i < count; i++) {
+        size_t from = list[i].from;
+        __m256i total = _mm256_add_epi16(distances16(next, 0, in->pairs + 2 * from),
+                                         distances16(next, 1, in->pairs + 2 * from + LANES));
+        total = _mm256_add_epi16(total, distances16(next, 2, in->thirds + from));
+        uint32_t far = (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi16(total, most));
+        uint32_t lanes = list[i].lanes & ~far;
+        if (!lanes) continue;
+        for (; lanes; lanes &= ~(3u << __builtin_ctz(lanes)))
+            popcnt_take(s, table, near, from + (size_t)__builtin_ctz(lanes) / 2);
+        most = room16(s, table, near, NEXT);
+    }
+}
+
+/* Groups in which the next two sub-codes leave some entry room for the third. */
 AVX2 static void avx2_sift_copied(Search *s, int table, int near, const Bucket *buckets, int count) {
     const Table *in = &s->run->tables[table];
-    __m256i query[2], weight[2];
-    for (int j = 0; j < 2; j++) {
-        int t = next_table(s->cut, table, j);
-        query[j] = _mm256_set1_epi16((short)(t < 0 ? 0 : s->sub[t]));
-        weight[j] = _mm256_set1_epi8((char)(t < 0 ? 0 : s->weight[t]));
-    }
-    int64_t room = room_for_next(s, table, near, 2);
-    __m256i most = _mm256_set1_epi16((short)(room < INT16_MAX ? room : INT16_MAX));
-    uint32_t list[LIST + LANES];
+    Next next;
+    Group list[GROUPS];
     int listed = 0;
+    for (int j = 0; j < NEXT; j++) {
+        int t = next_table(s->cut, table, j);
+        next.query[j] = _mm256_set1_epi16((short)(t < 0 ? 0 : s->sub[t]));
+        next.weight[j] = _mm256_set1_epi8((char)(t < 0 ? 0 : s->weight[t]));
+    }
+    __m256i most = room16(s, table, near, 2);
     for (int i = 0; i < count && i < FETCHED; i++) fetch(in, &buckets[i]);
-    for (int i = 0; i < count && room >= 0; i++) {
+    for (int i = 0; i < count; i++) {
         if (i + FETCHED < count) fetch(in, &buckets[i + FETCHED]);
         int64_t start = buckets[i].start, end = buckets[i].end;
         for (int64_t from = start & ~(int64_t)(LANES - 1); from < end; from += LANES) {
-            __m256i a = _mm256_load_si256((const __m256i *)(in->pairs + 2 * from));
-            __m256i b = _mm256_load_si256((const __m256i *)(in->pairs + 2 * from + LANES));
-            a = _mm256_maddubs_epi16(weight[0], counts8(_mm256_xor_si256(a, query[0])));
-            b = _mm256_maddubs_epi16(weight[1], counts8(_mm256_xor_si256(b, query[1])));
-            __m256i far = _mm256_cmpgt_epi16(_mm256_add_epi16(a, b), most);
-            uint32_t lanes = ~(uint32_t)_mm256_movemask_epi8(far); /* two bits an entry */
+            const uint16_t *pairs = in->pairs + 2 * from;
+            __m256i sum = _mm256_add_epi16(distances16(&next, 0, pairs), distances16(&next, 1, pairs + LANES));
+            uint32_t lanes = ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi16(sum, most));
             if (!lanes) continue;
             if (from < start) lanes &= ~0u << 2 * (start - from);
             if (end - from < LANES) lanes &= ~(~0u << 2 * (end - from));
-            for (; lanes; lanes &= ~(3u << __builtin_ctz(lanes))) {
-                list[listed] = (uint32_t)from + (uint32_t)__builtin_ctz(lanes) / 2;
-                PREFETCH(&in->thirds[list[listed++]]);
-            }
-            if (listed < LIST) continue;
-            for (int j = 0; j < listed; j++) popcnt_take(s, table, near, list[j]);
+            PREFETCH(in->thirds + from);
+            list[listed] = (Group){(uint32_t)from, lanes};
+            if (++listed < GROUPS) continue;
+            avx2_take(s, table, near, &next, list, listed);
             listed = 0;
-            room = room_for_next(s, table, near, 2);
-            most = _mm256_set1_epi16((short)(room < INT16_MAX ? room : INT16_MAX));
+            most = room16(s, table, near, 2);
         }
     }
-    for (int j = 0; j < listed; j++) popcnt_take(s, table, near, list[j]);
+    avx2_take(s, table, near, &next, list, listed);
 }
 #endif
 

@@ -68,15 +68,15 @@ TARGET static void LOOPS(verify_all)(Search *s, int table, const uint32_t *list,
     }
 }
 
-/* Rows of entries that differ from `key` in at most `most` of their spare bits. */
+/* Rows below `count` of entries that differ from `key` in at most `most` of their spare bits. */
 TARGET static inline int LOOPS(list_rows)(
-    const uint32_t *rows, uint32_t start, uint32_t end, uint32_t key, uint32_t low, int most,
-    uint32_t *list) {
+    const uint32_t *rows, uint32_t start, uint32_t end, size_t count, uint32_t key, uint32_t low,
+    int most, uint32_t *list) {
     int listed = 0;
     for (uint32_t j = start; j < end; j++) {
         uint32_t entry = rows[j];
         list[listed] = entry & low;
-        listed += (int)POPCOUNT((entry ^ key) & ~low) <= most;
+        listed += ((int)POPCOUNT((entry ^ key) & ~low) <= most) & ((entry & low) < count);
     }
     return listed;
 }
@@ -95,14 +95,17 @@ TARGET static void LOOPS(sift_rows)(Search *s, int table, int near, const Bucket
         Bucket b = buckets[i];
         /* Sparse buckets are not worth a look at each of their parts. */
         int whole = b.end - b.start < 2u << in->fine_bits;
+        const uint32_t ends[2] = {b.start, b.end};
         uint32_t groups = whole ? 1 : 1u << in->fine_bits;
-        const uint32_t *at = whole ? &b.start : &in->fine[b.value << in->fine_bits];
+        const uint32_t *at = whole ? ends : &in->fine[b.value << in->fine_bits];
         for (uint32_t g = 0; g < groups; g++) {
             int left = whole ? most : most - (int)POPCOUNT(g ^ fine);
             if (left < 0) continue;
-            for (uint32_t j = at[g]; j < at[g + 1]; j += LIST) {
-                uint32_t end = at[g + 1] - j < LIST ? at[g + 1] : j + LIST;
-                listed += LOOPS(list_rows)(in->rows, j, end, key, low, left, list + listed);
+            uint32_t last = at[g + 1] < b.end ? at[g + 1] : b.end;
+            for (uint32_t j = at[g] < b.start ? b.start : at[g]; j < last; j += LIST) {
+                uint32_t end = last - j < LIST ? last : j + LIST;
+                listed += LOOPS(list_rows)(
+                    in->rows, j, end, s->run->count, key, low, left, list + listed);
                 if (listed < LIST) continue;
                 LOOPS(verify_all)(s, table, list, listed);
                 listed = 0;
@@ -127,8 +130,9 @@ TARGET static inline void LOOPS(take)(Search *s, int table, int near, size_t ent
         if (bits <= s->reach[t]) return;
         distance += s->weight[t] * (uint32_t)bits;
     }
-    if (distance >= s->best->limit) return;
-    size_t row = s->run->first + (in->rows[entry] & low), at;
+    size_t row = in->rows[entry] & low, at;
+    if (distance >= s->best->limit || row >= s->run->count) return;
+    row += s->run->first;
     if (s->exact) {
         const Part *part = find_part(s->rows, row, &at);
         offer(s, row, part, at, distance);

@@ -263,7 +263,8 @@ static void visit(Search *s, Sift sift, int t, int near) {
     do {
         uint32_t value = s->sub[t] ^ pattern;
         batch[count] = (Bucket){value, offsets[value], offsets[value + 1]};
-        count += batch[count].start < batch[count].end;
+        /* A file may be damaged, so what it says is checked before it is followed. */
+        count += batch[count].start < batch[count].end && batch[count].end <= s->run->count;
         if (count == BATCH) {
             sift(s, t, near, batch, count);
             count = 0;

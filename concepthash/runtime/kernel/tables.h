@@ -15,9 +15,10 @@ enum {
     NEXT = 3,    /* sub-codes copied beside the rows of a table: those of the tables after it */
     LANES = 16,  /* entries compared at once: arrays are padded to it */
     BATCH = 128, /* buckets handed over at once */
-    FETCHED = 8, /* buckets fetched ahead of their comparison */
+    FETCHED = 4, /* buckets fetched ahead of their comparison */
     FINEST = 8,  /* bits of the next sub-code that order a bucket */
-    LIST = 256,  /* candidates fetched ahead of their comparison */
+    GROUPS = 16, /* groups of candidates fetched ahead of their comparison */
+    LIST = 256,  /* rows fetched ahead of it */
 };
 
 /* A stretch of bits that is contiguous in a word and in a sub-code. */
@@ -109,8 +110,9 @@ typedef struct {
     uint32_t value, start, end;
 } Bucket;
 
-/* Begin to bring a bucket into the cache. */
-static inline void fetch(const Table *table, const Bucket *b) {
+/* Begin to bring a bucket into the cache. Always inlined: gcc takes a function that only fetches for
+ * one without effect, and drops the calls. */
+static ALWAYS_INLINE void fetch(const Table *table, const Bucket *b) {
     const char *from = (const char *)(table->rows + b->start);
     if (table->pairs) from = (const char *)(table->pairs + 2 * (b->start & ~(uint32_t)(LANES - 1)));
     size_t bytes = (size_t)(b->end - b->start) * 4 + 60;

@@ -1,0 +1,75 @@
+"""Where codes are, as a user names it: a gallery, or a file of codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from concepthash.errors import GalleryError, UsageError
+
+if TYPE_CHECKING:
+    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.index import HammingIndex
+
+
+def open_gallery(path: Path, *, write: bool = False) -> Gallery:
+    """The gallery that was named.
+
+    Raises:
+        GalleryError: if it is a file, is missing or cannot be opened.
+        GalleryLocked: to write, while another process does.
+    """
+    from concepthash.runtime.gallery import Gallery
+
+    return Gallery.open(check_gallery(path), write=write)
+
+
+def check_gallery(path: Path) -> Path:
+    """The gallery that was named; a file is refused with what to give.
+
+    Raises:
+        GalleryError: if it is a file.
+    """
+    if path.is_file():
+        raise GalleryError(
+            "a file, not a gallery: a gallery is a folder NAME.chg",
+            where=path,
+            hint=f"chash inspect {path} says what it is; chash index FOLDER makes a gallery",
+        )
+    return path
+
+
+class Store:
+    """Codes by id, and the paths of their images if a gallery has them; use in a ``with`` block.
+
+    Args:
+        path: a gallery, or a file of codes of a known suffix.
+        concepts: of a file that does not say how many; 1 by default.
+
+    Raises:
+        UsageError: if nothing is there, or the suffix is unknown.
+        GalleryError: if it cannot be read.
+    """
+
+    def __init__(self, path: Path, concepts: int | None = None) -> None:
+        from concepthash.runtime.interchange import load_index
+
+        if not path.exists():
+            raise UsageError("no such gallery or file", where=path, hint=f"ls {path.parent}")
+        self.gallery: Gallery | None = None
+        if path.is_dir():
+            self.gallery = open_gallery(path)
+            self.index: HammingIndex = self.gallery.index()
+        else:
+            self.index = load_index(path, concepts=concepts)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.gallery is not None:
+            self.gallery.close()
+
+    def path(self, id: int) -> str | None:
+        """Where the image of an id lies; None in a file of codes."""
+        return None if self.gallery is None else str(self.gallery.entry(id).path)

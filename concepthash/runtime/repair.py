@@ -1,0 +1,145 @@
+"""Save what can be saved of a damaged gallery; keep what is replaced.
+
+Images whose codes are damaged leave the gallery: the next ``chash index`` hashes their photos
+again. Whatever is taken away lies in ``NAME.chg/damaged-N/`` first: segments and databases as they
+were, records of images as lines of JSON.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from concepthash.errors import GalleryDamaged
+from concepthash.runtime import schema
+from concepthash.runtime.entries import Damage
+from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.mend import Mender
+from concepthash.runtime.place import ASIDE, DATABASE, LOCK, SEGMENTS, TABLES, strays
+from concepthash.runtime.salvage import salvage
+from concepthash.runtime.soundness import corruption
+from concepthash.runtime.storage import beyond_repair, storage_errors, writer_lock
+
+
+@dataclass
+class RepairReport:
+    """What a repair found and did.
+
+    Args:
+        gallery: the folder.
+        damage: what was wrong.
+        images: how many the gallery holds now.
+        removed: images taken out because their codes or records are damaged.
+        strays: files in the folder that are not the gallery's; nothing was done about them.
+        aside: where what was replaced lies now; None if nothing was.
+    """
+
+    gallery: Path
+    damage: list[Damage] = field(default_factory=list)
+    images: int = 0
+    removed: int = 0
+    strays: list[Path] = field(default_factory=list)
+    aside: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return {
+            "gallery": str(self.gallery),
+            "damage": [{"file": str(found.file), "what": found.what} for found in self.damage],
+            "images": self.images,
+            "removed": self.removed,
+            "strays": [str(file) for file in self.strays],
+            "aside": None if self.aside is None else str(self.aside),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{found.file}: {found.what}" for found in self.damage]
+        lines += [f"{file}: not the gallery's, left alone" for file in self.strays]
+        if self.aside is not None:
+            lines.append(f"{self.aside}: what was replaced")
+        done = f"{self.removed} images removed" if self.damage else "nothing to repair"
+        return "\n".join([*lines, f"{done}, {self.images} in the gallery"])
+
+
+def check(path: str | Path) -> list[Damage]:
+    """Everything wrong with a gallery, also where it cannot be opened; reads all of it.
+
+    Raises:
+        GalleryError: if there is no gallery, or it is of a newer format.
+    """
+    try:
+        with Gallery.open(path) as gallery:
+            return list(gallery.damage())
+    except GalleryDamaged as error:
+        return [Damage(Path(path) / DATABASE, error.what)]
+
+
+def repair(path: str | Path) -> RepairReport:
+    """Make a damaged gallery whole again, with what can be saved of it.
+
+    A crash on the way leaves a gallery that can be repaired.
+
+    Raises:
+        GalleryError: if there is no gallery, it is of a newer format, or its database no longer
+            says what the gallery is; nothing is changed then.
+        GalleryLocked: if another process is writing to it.
+    """
+    folder = Path(path)
+    report = RepairReport(folder, check(folder), strays=strays(folder))
+    if report.damage:
+        with storage_errors(folder), writer_lock(folder / LOCK):
+            report.aside = _new_folder(folder)
+            try:
+                report.removed = _mend(folder, report.aside)
+            except GalleryDamaged as error:
+                raise beyond_repair(error.what, folder / DATABASE) from error
+            finally:
+                if not any(report.aside.iterdir()):
+                    report.aside.rmdir()
+                    report.aside = None
+    with Gallery.open(folder, write=bool(report.damage)) as gallery:
+        if report.damage:
+            for left in gallery.damage():
+                raise beyond_repair(left.what, left.file)
+        report.images = len(gallery)
+    return report
+
+
+def _mend(folder: Path, aside: Path) -> int:
+    """Everything for the only writer; how many images were removed."""
+    file, segments = folder / DATABASE, folder / SEGMENTS
+    if (folder / TABLES).exists():
+        (folder / TABLES).rename(aside / TABLES)
+    if segments.exists() and not segments.is_dir():
+        segments.rename(aside / SEGMENTS)
+    segments.mkdir(exist_ok=True)
+    if not _broken(file):
+        with suppress(GalleryDamaged):  # by what SQLite did not see before it read that far
+            return _agree(folder, aside)
+    return salvage(file, aside) + _agree(folder, aside)
+
+
+def _agree(folder: Path, aside: Path) -> int:
+    file = folder / DATABASE
+    with storage_errors(file), closing(schema.connect(file, write=True)) as database:
+        return Mender(folder, database, aside).mend()
+
+
+def _broken(file: Path) -> bool:
+    """Whether SQLite itself finds the database damaged."""
+    try:
+        with storage_errors(file), closing(schema.connect(file, write=False)) as database:
+            return any(corruption(database, file))
+    except GalleryDamaged:
+        return True
+
+
+def _new_folder(folder: Path) -> Path:
+    number = 1
+    while (folder / f"{ASIDE}{number}").exists():
+        number += 1
+    aside = folder / f"{ASIDE}{number}"
+    aside.mkdir()
+    return aside

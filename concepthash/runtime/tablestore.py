@@ -1,0 +1,86 @@
+"""The search tables of a gallery: kept beside its segments, used only for the codes they are of.
+
+A file ``tables/ROWS.mih`` holds the tables of the first ROWS codes. Segments are only appended to
+and their numbers never used twice, so the numbers and rows of the segments that hold those codes
+say which codes they are: that is the file's key. Codes committed later are searched without.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from concepthash.errors import GalleryError
+from concepthash.runtime.planes import Part
+from concepthash.runtime.records import Extent
+from concepthash.runtime.tables import Tables
+
+SUFFIX = ".mih"
+
+
+def find(folder: Path, gallery: str, extents: Sequence[Extent]) -> Tables | None:
+    """The tables that cover most of a gallery, memory-mapped; None if none fits.
+
+    Args:
+        folder: where they are.
+        gallery: the gallery's id.
+        extents: its segments, in id order.
+    """
+    total = sum(extent.rows for extent in extents)
+    for rows in sorted(_stored(folder), reverse=True):
+        if rows <= total:
+            try:
+                return Tables.open(_file(folder, rows), key=_key(gallery, extents, rows))
+            except GalleryError:
+                continue  # of codes that are gone, damaged, or of another version: only slower
+    return None
+
+
+def build(
+    folder: Path,
+    gallery: str,
+    extents: Sequence[Extent],
+    parts: Sequence[Part],
+    empty: Tables,
+    *,
+    threads: int,
+) -> Tables:
+    """Store tables of all codes, made from those there are if they fit; older ones are deleted.
+
+    Raises:
+        BackendError: without the native kernel.
+        GalleryError: if they cannot be written.
+    """
+    old = find(folder, gallery, extents)
+    if old is None or old.copy_codes != empty.copy_codes:
+        old = empty
+    tables = old.extend(parts, threads=threads)
+    folder.mkdir(exist_ok=True)
+    tables.save(_file(folder, tables.rows), _key(gallery, extents, tables.rows))
+    for rows in _stored(folder):
+        if rows != tables.rows:
+            _file(folder, rows).unlink(missing_ok=True)
+    return tables
+
+
+def delete(folder: Path) -> None:
+    """Delete all tables: the codes they are of are no longer where they were."""
+    shutil.rmtree(folder, ignore_errors=True)  # what stays is stale, and noticed by its key
+
+
+def _stored(folder: Path) -> list[int]:
+    return [int(file.stem) for file in folder.glob(f"*{SUFFIX}") if file.stem.isdecimal()]
+
+
+def _file(folder: Path, rows: int) -> Path:
+    return folder / f"{rows:012d}{SUFFIX}"
+
+
+def _key(gallery: str, extents: Sequence[Extent], rows: int) -> str:
+    parts, left = [gallery], rows
+    for extent in extents:
+        if left > 0:
+            parts.append(f"{extent.segment}:{min(left, extent.rows)}")
+            left -= extent.rows
+    return " ".join(parts)

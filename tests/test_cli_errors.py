@@ -1,0 +1,299 @@
+"""What the command line says when something is wrong: as text, as JSON, and soon enough."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_entry import Chash, Outcome, photo, photos
+from tiny_bundle import tiny_bundle
+
+from concepthash.runtime import native
+
+FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, chash: Chash) -> Path:
+    tiny_bundle(tmp_path)
+    assert chash("index", photos(tmp_path / "shop")).code == 0
+    return Path("shop.chg")
+
+
+def error_of(result: Outcome) -> dict[str, object]:
+    value: dict[str, object] = result.json("chash.error/1")["error"]
+    assert set(value) == {"what", "where", "try", "exit_code"}
+    assert value["exit_code"] == result.code
+    assert result.code != 0
+    return value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["frobnicate"], 2),
+        (["--nope"], 2),
+        (["query"], 2),
+        (["query", "x.png", "--nope"], 2),
+        (["query", "x.png", "--threads", "many"], 2),
+        (["query", "x.png", "--format", "xml"], 2),
+        (["query", "x.png"], 2),
+        (["query", "x.png", "--gallery", "gone.chg"], 1),
+        (["train", "gone"], 2),
+        (["export", "gone"], 1),
+        (["export", "--format", "trt"], 6),
+        (["eval", "gone"], 2),
+        (["inspect", "gone"], 2),
+        (["index", "gone"], 2),
+        (["index", "verify", "gone"], 1),
+        (["index", "merge", "gone", "--out", "x"], 1),
+        (["index", "merge"], 2),
+        (["dedupe", "gone"], 2),
+        (["demo", "--images", "0"], 2),
+    ],
+)
+def test_json__an_error_is_one_object_on_stdout(
+    chash: Chash, arguments: list[str], code: int
+) -> None:
+    result = chash(*arguments, "--json")
+    assert result.code == code
+    error = error_of(result)
+    assert error["what"]
+    assert str(error["what"]) in result.err.replace("\n", " ")
+    plain = chash(*arguments)
+    assert (plain.code, plain.out) == (code, "")
+
+
+def test_json__of_unreadable_photos_is_the_error(chash: Chash, gallery: Path) -> None:
+    for form in (["--json"], ["--format", "json"], ["--format=json"]):
+        result = chash("query", "gone.jpg", *form)
+        error = error_of(result)
+        assert error["what"] == "no image could be read"
+        assert error["where"] == "gone.jpg: no such file"
+        assert error["try"] == "ls -l gone.jpg"
+
+
+def test_json__that_a_file_or_variable_asks_for_is_told_too(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHASH_QUERY_FORMAT", "json")
+    error_of(chash("query", "gone.jpg"))
+    monkeypatch.delenv("CHASH_QUERY_FORMAT")
+    Path("chash.toml").write_text("[query]\nformat = 'json'\n")
+    error_of(chash("query", "gone.jpg"))
+    assert chash("inspect", "gone").out == ""
+
+
+def test_json__an_unexpected_error_and_an_interrupt_are_told_too(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: object) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    def interrupts(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concepthash.cli.inspect.kind_of", fails)
+    assert error_of(chash("inspect", "x", "--json"))["what"] == "ZeroDivisionError: by\nzero"
+    monkeypatch.setattr("concepthash.cli.inspect.kind_of", interrupts)
+    assert error_of(chash("inspect", "x", "--json"))["exit_code"] == 130
+
+
+def test_json__a_result_is_not_followed_by_an_error(chash: Chash, gallery: Path) -> None:
+    Path("shop.chg/segments/000001.codes").write_bytes(b"")
+    result = chash("index", "verify", "shop.chg", "--json")
+    assert result.code == 1
+    assert len(result.json("chash.verify/1")["damage"]) == 1
+    assert "try: chash index repair shop.chg" in result.err
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("form", ["table", "json", "paths"])
+def test_stdout__that_is_full_is_a_clear_error(gallery: Path, tmp_path: Path, form: str) -> None:
+    command = [sys.executable, "-m", "concepthash", "query", "shop", "--format", form]
+    with FULL.open("w") as full:
+        result = subprocess.run(
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 1
+    assert "error: the result cannot be written: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--concepts", "9"], "try: --concepts 0,1"),
+        (["--concepts", "0,-1"], "try: --concepts 0,1"),
+        (["--concepts", "a"], "try: --concepts 2,1,0,1"),
+        (["--radius", "-1"], "try: --radius 8"),
+        (["--weights", "0,0"], "try: --weights 2,1"),
+        (["--weights", "5,0", "--concepts", "1"], "try: --weights 2,1"),
+        (["--weights", "1"], "try: --weights 2,1"),
+        (["--weights", "1,256"], "try: --weights 2,1"),
+        (["--weights", "1,-1"], "try: --weights 2,1"),
+        (["--top", "0"], "try: --top 10, or all"),
+        (["--top", "-3"], "try: --top 10, or all"),
+        (["--top", "many"], "try: --top 10, or all"),
+        (["--threads", "0"], "try: --threads 1"),
+    ],
+)
+def test_query__of_wrong_numbers_hints_as_they_are_typed(
+    chash: Chash, gallery: Path, arguments: list[str], hint: str
+) -> None:
+    result = chash("query", "shop/a/0.png", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert hint in result.err.splitlines()
+    assert f"where: {hint.split()[1]}" in result.err.splitlines()
+
+
+def test_query__of_more_hits_than_there_are_gives_all(chash: Chash, gallery: Path) -> None:
+    for top in ("1000000000000", "9" * 40, "all"):
+        result = chash("query", "shop/a/0.png", "--top", top, "--format", "paths")
+        assert result.code == 0
+        assert len(result.out.splitlines()) == 6
+
+
+def test_query__of_a_radius_and_all_gives_every_hit_within(chash: Chash, gallery: Path) -> None:
+    def hits(*arguments: object) -> list[list[tuple[int, int]]]:
+        value = chash("query", "shop", "--json", *arguments).json("chash.query/1")
+        return [[(hit["distance"], hit["id"]) for hit in q["hits"]] for q in value["queries"]]
+
+    every = hits("--top", "all")
+    assert [len(found) for found in every] == [6] * 6
+    for radius in (0, 5, 7, 16):
+        within = [[hit for hit in found if hit[0] <= radius] for found in every]
+        assert hits("--top", "all", "--radius", radius) == within
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["query", "x", "--gallery", "file"], "file"),
+        (["query", "shop/a/0.png", "--model", "file"], "file"),
+        (["index", "shop", "--model", "file"], "file"),
+        (["index", "shop", "--out", "file"], "file"),
+        (["index", "repair", "file"], "file"),
+        (["export", "file"], "file"),
+        (["export", "tiny-0.chb"], "tiny-0.chb"),
+    ],
+)
+def test_path__of_another_kind_has_a_try(
+    chash: Chash, gallery: Path, arguments: list[str], where: str
+) -> None:
+    Path("file").write_text("hello")
+    result = chash(*arguments)
+    assert (result.code, result.out) == (1, "")
+    lines = result.err.splitlines()[-3:]
+    assert lines[1] == f"where: {where}"
+    assert lines[2].startswith("try: ")
+
+
+def test_eval__of_data_without_photos_names_its_own_command(chash: Chash, gallery: Path) -> None:
+    Path("empty").mkdir()
+    result = chash("eval", "tiny-0.chb", "--data", "empty")
+    assert result.code == 1
+    assert "try: chash eval tiny-0.chb --data FOLDER_OF_CLASS_FOLDERS" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "gone"],
+        ["train", "empty"],
+        ["train", "shop", "--threads", "0"],
+        ["train", "--resume"],
+        ["train", "--resume", "--out", "gone"],
+        ["export", "gone"],
+        ["export", "empty"],
+        ["export", "run", "--out", "empty"],
+        ["demo", "--images", "0"],
+        ["demo", "--species", "1"],
+        ["demo", "--species", "100000"],
+        ["demo", "--epochs", "0"],
+        ["demo", "--threads", "0"],
+        ["demo", "--out", "shop"],
+        ["eval", "run", "--data", "gone"],
+    ],
+)
+def test_verb__misses_what_it_needs_before_torch_is_loaded(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    photos(Path("shop"))
+    Path("empty").mkdir()
+    Path("run").mkdir()
+    Path("run/run.json").write_text("{}")
+    for name in [n for n in sys.modules if n.startswith(("concepthash.learn", "concepthash.ex"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it would be exit code 6
+    result = chash(*arguments)
+    assert result.code in (1, 2), result.err
+    assert result.err.splitlines()[-1].startswith(("try: ", "where: "))
+
+
+NAMES = ["new\nline.png", "tab\tstop.png", "bell\x07.png", "esc\x1b[31m.png"]
+
+
+@pytest.fixture
+def odd(chash: Chash, gallery: Path) -> list[str]:
+    folder = Path("odd")
+    for seed, name in enumerate(NAMES):
+        photo(folder / name, seed + 200)
+    assert chash("index", "odd", "--out", "odd.chg").code == 0
+    return sorted(f"odd/{name}" for name in NAMES)
+
+
+def test_names__with_control_characters_cannot_break_lines(chash: Chash, odd: list[str]) -> None:
+    for form in ("table", "tsv"):
+        result = chash("query", "odd", "-g", "odd.chg", "--top", 1, "--format", form)
+        assert result.code == 0
+        lines = result.out.splitlines()
+        assert len([line for line in lines if line.rstrip().endswith(".png")]) == len(odd)
+        assert all(line.isprintable() for line in result.out.replace("\t", " ").split("\n"))
+        assert "new\\nline.png" in result.out
+    result = chash("query", "odd", "-g", "odd.chg", "--top", 1, "--format", "jsonl")
+    assert sorted(json.loads(line)["path"] for line in result.out.splitlines()) == odd
+
+
+def test_names__end_with_nul_when_asked(
+    chash: Chash, odd: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for option in ("-0", "--null"):
+        result = chash("query", "odd", "-g", "odd.chg", "-k", 1, "--format", "paths", option)
+        assert sorted(result.out.split("\0")) == ["", *odd]
+    monkeypatch.setattr(sys, "stdin", __import__("io").StringIO("\0".join([*odd, ""])))
+    result = chash("query", "-", "-0", "-g", "odd.chg", "-k", 1, "--format", "paths")
+    assert result.out.split("\0") == [*odd, ""]
+
+
+def test_error__with_a_newline_in_a_name_stays_three_lines(chash: Chash) -> None:
+    result = chash("inspect", "no\nsuch")
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "where", "try"]
+
+
+def doctor_kernel(chash: Chash) -> dict[str, str]:
+    checks = chash("doctor", "--json").json("chash.doctor/1")["checks"]
+    (check,) = [check for check in checks if check["name"] == "kernel"]
+    return check
+
+
+def test_doctor__says_which_kernel_serves(chash: Chash, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = doctor_kernel(chash)
+    assert check["value"].startswith(native.path()) or check["status"] == "warning"
+    monkeypatch.setenv("CHASH_KERNEL", "numpy")
+    assert doctor_kernel(chash)["value"].startswith("numpy")
+    monkeypatch.setenv("CHASH_KERNEL", "abacus")
+    check = doctor_kernel(chash)
+    assert check["status"] == "warning"
+    assert "CHASH_KERNEL=abacus" in check["value"]
+    monkeypatch.delenv("CHASH_KERNEL")
+    monkeypatch.setattr(native, "paths", lambda: ("numpy",))
+    check = doctor_kernel(chash)
+    assert (check["status"], check["value"].split(",")[0]) == ("warning", "not built")
+    assert "C compiler" in check["hint"]
+    assert os.environ.get("CHASH_KERNEL") is None

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
-from concepthash.errors import UsageError
+from concepthash.decode import usable_cpus
+from concepthash.errors import MismatchError, UsageError
 from concepthash.runtime.arguments import (
     LARGEST_ID,
     check_concepts,
@@ -35,8 +36,9 @@ from concepthash.runtime.planes import (
     to_codes,
     to_words,
 )
-from concepthash.runtime.scan import scan, within
+from concepthash.runtime.planner import find, find_within
 from concepthash.runtime.segment import Segment
+from concepthash.runtime.tables import Tables
 
 # A filter that leaves at most one row in this many is searched in a copy of those rows.
 _SPARSE = 4
@@ -91,6 +93,7 @@ class HammingIndex:
         self._segments: list[Segment] = []
         self._largest = -1
         self._file: IndexFile | None = None
+        self._tables: Tables | None = None
 
     @classmethod
     def of(cls, layout: CodeLayout, segments: Sequence[Segment], largest: int) -> HammingIndex:
@@ -238,6 +241,7 @@ class HammingIndex:
         """
         freed = sum(segment.removed for segment in self._segments)
         if freed:
+            self._tables = None  # of rows that have moved
             self._segments = [
                 Segment(s.planes[:, s.live], s.live_ids) if s.removed else s
                 for s in self._segments
@@ -282,8 +286,8 @@ class HammingIndex:
         radius = None if radius is None else check_count(radius, "radius")
         plan = Plan.of(self.layout, self._weights(concepts, weights))
         parts = self._parts() if where is None else self._filtered(where)
-        found = scan(
-            parts, words, plan, k=k, ordered=self._ordered(), radius=radius,
+        found = find(
+            parts, self._usable(parts), words, plan, k=k, ordered=self._ordered(), radius=radius,
             threads=_threads(threads),
         )  # fmt: skip
         return Hits(found.ids, found.distances, self._explained(words, parts, found))
@@ -307,10 +311,51 @@ class HammingIndex:
         radius = check_count(radius, "radius")
         plan = Plan.of(self.layout, self._weights(concepts, weights))
         parts = self._parts() if where is None else self._filtered(where)
-        found = within(
-            parts, words, plan, radius=radius, ordered=self._ordered(), threads=_threads(threads)
-        )
+        found = find_within(
+            parts, self._usable(parts), words, plan, radius=radius, ordered=self._ordered(),
+            threads=_threads(threads),
+        )  # fmt: skip
         return RangeHits(found.offsets, found.ids, found.distances)
+
+    def accelerate(self, *, copy_codes: bool = False, threads: int | None = None) -> None:
+        """Build multi-index hashing tables, or extend them to the codes added since.
+
+        Searches then use them where they are faster than a scan, with the same answers. Codes
+        added later are scanned until this is called again.
+
+        Args:
+            copy_codes: spend about three times the memory of the tables for speed.
+            threads: at most; all cores by default.
+
+        Raises:
+            BackendError: without the native kernel.
+        """
+        tables = self._tables
+        if tables is None or tables.copy_codes != copy_codes:
+            tables = Tables(self.layout, copy_codes)
+        count = _threads(threads) or usable_cpus()
+        self._tables = tables.extend(self._parts(), threads=count)
+
+    def attach(self, tables: Tables) -> None:
+        """Use tables that were built over the first rows of this index.
+
+        Raises:
+            MismatchError: if they are of another layout, or of more rows than there are.
+        """
+        rows = sum(segment.count for segment in self._segments)
+        if tables.layout != self.layout or tables.rows > rows:
+            raise MismatchError(
+                f"tables of {tables.rows} codes of {tables.layout} do not fit an index of {rows} "
+                f"codes of {self.layout}",
+                where="tables",
+                hint="index.accelerate() builds them anew",
+            )
+        self._tables = tables
+
+    @property
+    def tables(self) -> Tables | None:
+        """The tables searches may use; None if there are none."""
+        return self._tables
 
     def save(self, path: str | Path) -> None:
         """Write the index without its removed codes: temporary name, fsync, rename.
@@ -377,6 +422,11 @@ class HammingIndex:
             else:
                 parts.append(Part(segment.planes, segment.ids, ~inside))
         return parts
+
+    def _usable(self, parts: Sequence[Part]) -> Tables | None:
+        """The tables, if the rows of ``parts`` are theirs: a sparse filter copies its rows."""
+        same = sum(len(part.ids) for part in parts) == sum(s.count for s in self._segments)
+        return self._tables if same else None
 
     def _explained(self, queries: Words, parts: list[Part], found: Found) -> npt.NDArray[np.int32]:
         """Distance of each concept for the hits only, ``(q, k, M)``."""

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from concepthash.decode import usable_cpus
 from concepthash.runtime.native import kernel, path
 from concepthash.runtime.planes import Found, Part, Plan, Words
 from concepthash.runtime.scan import (
     Within,
-    _arguments,
-    _hits,
-    _ids,
-    _merged,
-    _offsets,
-    _padded,
+    arguments,
+    listed,
+    merged,
+    offsets_of,
+    padded,
     scan,
+    scan_lists,
     within,
 )
 from concepthash.runtime.tables import Tables, cuts
@@ -43,25 +40,23 @@ class Costs(NamedTuple):
 
 # benchmarks/tables.py measures these on an AVX2 server core. They err on the side of the scan: what
 # fits into a cache costs the tables less.
-_ROWS = Costs(entry=6.0, bucket=40.0, looked=4.0)
+_ROWS = Costs(entry=4.5, bucket=40.0, looked=4.0)
 _COPIED = Costs(entry=0.6, bucket=40.0, looked=4.0)
 # The portable loops take candidates one by one.
 _COPIED_PORTABLE = Costs(entry=2.5, bucket=40.0, looked=4.0)
 
 # Nanoseconds a scan takes for a code and query of one word, by the smallest batch it holds for; and
 # what each weight beyond the first adds, as a share.
-_SCAN = ((64, 0.10), (16, 0.17), (1, 0.27))
+_SCAN = ((64, 0.10), (16, 0.17), (8, 0.26), (1, 0.33))
 _A_WEIGHT = 0.3
 _PATHS = {"avx512": 0.4, "portable": 4.0}  # against AVX2
 
 # Of the time of a scan: what a query may take before it is known that it will stay in its budget,
 # and that budget. Together they keep the worst case within 1.1 of the scan.
 _TRIAL = 0.04
-_BUDGET = 0.6
+_BUDGET = 0.75
 # Below this a call is over before a choice pays, in nanoseconds of scan.
 _WORTH_IT = 200_000
-# Queries of a batch that are tried first; if most of them need the scan, all are scanned.
-_SAMPLE = 4
 _QUERIES_A_THREAD = 8
 
 
@@ -92,7 +87,7 @@ def find(
     hits = _search(parts, tables, queries, plan, depth, ordered, radius, threads)
     if hits is None:
         return scan(parts, queries, plan, k=k, ordered=ordered, radius=radius, threads=threads)
-    return _padded(hits, k)
+    return padded(hits, k)
 
 
 def find_within(
@@ -127,95 +122,55 @@ def _search(
     native = kernel()
     if native is None or tables is None or not tables.rows or not k or not plan.terms:
         return None
-    count = queries.shape[1]
+    words, count = queries.shape
+    which = path()
     most = usable_cpus() if threads is None else threads
     workers = max(1, min(most, count // _QUERIES_A_THREAD))
-    alone = scan_time(tables.rows, count, queries.shape[0], len(plan.terms)) * workers / most
+    alone = scan_time(which, tables.rows, count, words, len(plan.terms)) * workers / most
     if alone * count < _WORTH_IT:
         return None
-    call = _Call(native, parts, tables, plan, k, ordered, radius, alone)
-    first = _SAMPLE if count > 2 * _SAMPLE else 0
-    answers = [call.run(queries[:, :first])]
-    if 2 * np.count_nonzero(answers[0][1]) > first:
-        return None
-    bounds = np.linspace(first, count, workers + 1).astype(int)
-    pieces = [queries[:, low:high] for low, high in pairwise(bounds)]
+    costs = _ROWS
+    if tables.copy_codes:
+        costs = _COPIED_PORTABLE if which == "portable" else _COPIED
+    taken, asked = arguments(parts, ordered), np.ascontiguousarray(queries.T)
+    bound = plan.longest if radius is None else min(radius, plan.longest)
+
+    def run(low: int, high: int) -> tuple[tuple[bytes, bytes, bytes], bytes]:
+        answer: tuple[tuple[bytes, bytes, bytes], bytes] = native.tables_search(
+            which, taken, asked[low:high], plan.masks, plan.factors, k, bound,
+            cuts(tables.layout), tables.arguments, tables.copy_codes,
+            (*costs, _TRIAL * alone, _BUDGET * alone),
+        )  # fmt: skip
+        return answer
+
     if workers == 1:
-        answers += map(call.run, pieces)
+        answers = [run(0, count)]
     else:
+        bounds = [count * worker // workers for worker in range(workers + 1)]
         with ThreadPoolExecutor(workers, thread_name_prefix="tables") as pool:
-            answers += pool.map(call.run, pieces)
-    lengths = np.concatenate([answer.lengths for answer, _ in answers])
-    rows = np.concatenate([answer.rows for answer, _ in answers])
-    distances = np.concatenate([answer.distances for answer, _ in answers])
-    found = [Within(_offsets(lengths), rows, _ids(parts, rows), distances)]
-    left = np.flatnonzero(np.concatenate([gave_up for _, gave_up in answers]))
+            answers = list(pool.map(run, bounds[:-1], bounds[1:]))
+    left = np.flatnonzero(np.frombuffer(b"".join(gave_up for _, gave_up in answers), np.bool_))
     if len(left) == count:
         return None
+    columns = zip(*(answer for answer, _ in answers), strict=True)
+    found = [listed(parts, [b"".join(column) for column in columns])]
     rest = _from(parts, tables.rows)
     if rest:
-        tail = _hits(native, rest, queries, plan, k, ordered, radius, threads)
+        tail = scan_lists(native, rest, queries, plan, k, ordered, radius, threads)
         found.append(tail._replace(rows=tail.rows + tables.rows))
     if len(left):
         head = _until(parts, tables.rows)
-        again = _hits(native, head, queries[:, left], plan, k, ordered, radius, threads)
+        again = scan_lists(native, head, queries[:, left], plan, k, ordered, radius, threads)
         spread = np.zeros(count, dtype=np.int64)
         spread[left] = np.diff(again.offsets)
-        found.append(again._replace(offsets=_offsets(spread)))
-    return found[0] if len(found) == 1 else _merged(found, count, k)
+        found.append(again._replace(offsets=offsets_of(spread)))
+    return found[0] if len(found) == 1 else merged(found, count, k)
 
 
-class _Answer(NamedTuple):
-    lengths: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.int32]
-
-
-class _Call(NamedTuple):
-    """What all queries of a call share."""
-
-    native: ModuleType
-    parts: Sequence[Part]
-    tables: Tables
-    plan: Plan
-    k: int
-    ordered: bool
-    radius: int | None
-    alone: float  # nanoseconds a scan takes for a query
-
-    def run(self, queries: Words) -> tuple[_Answer, npt.NDArray[np.bool_]]:
-        """The hits of some queries, and which of them gave up; those have none."""
-        tables, plan = self.tables, self.plan
-        which = path()
-        costs = _ROWS
-        if tables.copy_codes:
-            costs = _COPIED_PORTABLE if which == "portable" else _COPIED
-        bound = plan.longest if self.radius is None else min(self.radius, plan.longest)
-        (counts, rows, distances), gave_up = self.native.tables_search(
-            which,
-            _arguments(self.parts, self.ordered),
-            np.ascontiguousarray(queries.T),
-            plan.masks,
-            plan.factors,
-            self.k,
-            bound,
-            cuts(tables.layout),
-            [(run.block, run.first, run.rows) for run in tables.runs],
-            tables.copy_codes,
-            (*costs, _TRIAL * self.alone, _BUDGET * self.alone),
-        )
-        answer = _Answer(
-            np.frombuffer(counts, dtype=np.int64),
-            np.frombuffer(rows, dtype=np.int64),
-            np.frombuffer(distances, dtype=np.int32).copy(),
-        )
-        return answer, np.frombuffer(gave_up, dtype=np.bool_)
-
-
-def scan_time(rows: int, queries: int, words: int, terms: int) -> float:
+def scan_time(which: str, rows: int, queries: int, words: int, terms: int) -> float:
     """Nanoseconds a scan takes for a query of a batch on one thread, rather too few than many."""
     pair = next(cost for least, cost in _SCAN if queries >= least)
-    return rows * words * pair * (1 + _A_WEIGHT * (terms - 1)) * _PATHS.get(path(), 1.0)
+    return rows * words * pair * (1 + _A_WEIGHT * (terms - 1)) * _PATHS.get(which, 1.0)
 
 
 def _until(parts: Sequence[Part], rows: int) -> list[Part]:

@@ -66,14 +66,14 @@ def scan(
     count = queries.shape[1]
     depth = min(k, sum(len(part.ids) for part in parts))
     if depth and count:
-        hits = _hits(native, parts, queries, plan, depth, ordered, radius, threads)
+        hits = scan_lists(native, parts, queries, plan, depth, ordered, radius, threads)
     else:
         nothing = np.empty(0, np.int64)
         hits = Within(np.zeros(count + 1, np.int64), nothing, nothing, nothing.astype(np.int32))
-    return _padded(hits, k)
+    return padded(hits, k)
 
 
-def _padded(hits: Within, k: int) -> Found:
+def padded(hits: Within, k: int) -> Found:
     """Lists of at most k hits as a rectangle."""
     shape = len(hits.offsets) - 1, k
     if len(hits.rows) == shape[0] * k:
@@ -106,7 +106,7 @@ def within(
     """All live codes at ``radius`` or nearer; arguments as :func:`scan`."""
     native, total = kernel(), sum(len(part.ids) for part in parts)
     if native is not None and total and queries.shape[1]:
-        return _hits(native, parts, queries, plan, total, ordered, radius, threads)
+        return scan_lists(native, parts, queries, plan, total, ordered, radius, threads)
     each = [
         blocked.scan(parts, queries[:, [q]], plan, k=total, ordered=ordered, radius=radius)
         for q in range(queries.shape[1])
@@ -118,10 +118,10 @@ def within(
         )
         for i, dtype in enumerate((np.int64, np.int64, np.int32))
     )
-    return Within(_offsets(lengths), rows, ids, distances)
+    return Within(offsets_of(lengths), rows, ids, distances)
 
 
-def _hits(
+def scan_lists(
     native: ModuleType,
     parts: Sequence[Part],
     queries: Words,
@@ -141,13 +141,11 @@ def _hits(
     which = path()
 
     def piece(some: Sequence[Part], first: int, asked: Words) -> Within:
-        counts, raw, distances = native.scan(
-            which, _arguments(some, ordered), asked, plan.masks, plan.factors, k, bound, ordered
+        answer = native.scan(
+            which, arguments(some, ordered), asked, plan.masks, plan.factors, k, bound, ordered
         )
-        local = np.frombuffer(raw, dtype=np.int64)
-        lengths = np.frombuffer(counts, dtype=np.int64)
-        far = np.frombuffer(distances, dtype=np.int32).copy()
-        return Within(_offsets(lengths), local + first, _ids(some, local), far)
+        found = listed(some, answer)
+        return found._replace(rows=found.rows + first) if first else found
 
     if workers == 1:
         return piece(parts, 0, words)
@@ -158,7 +156,7 @@ def _hits(
         jobs = [(some, first, words) for some, first in _shares(parts, rows, workers)]
     with ThreadPoolExecutor(workers, thread_name_prefix="scan") as pool:
         answers = list(pool.map(lambda job: piece(*job), jobs))
-    return _chained(answers) if by_queries else _merged(answers, count, k)
+    return _chained(answers) if by_queries else merged(answers, count, k)
 
 
 def _shares(parts: Sequence[Part], rows: int, workers: int) -> Iterator[tuple[list[Part], int]]:
@@ -174,7 +172,7 @@ def _shares(parts: Sequence[Part], rows: int, workers: int) -> Iterator[tuple[li
         yield some, low
 
 
-def _arguments(parts: Sequence[Part], ordered: bool) -> list[tuple[object, ...]]:
+def arguments(parts: Sequence[Part], ordered: bool) -> list[tuple[object, ...]]:
     """The parts as the kernel takes them: (planes, ids or None, first id, dead or None).
 
     Where ids ascend with the rows their order is all that counts, and row numbers have it too.
@@ -192,6 +190,14 @@ def _arguments(parts: Sequence[Part], ordered: bool) -> list[tuple[object, ...]]
     return taken
 
 
+def listed(parts: Sequence[Part], answer: Sequence[bytes]) -> Within:
+    """What the kernel found: hits a query (int64), rows (int64) and distances (int32)."""
+    rows = np.frombuffer(answer[1], dtype=np.int64)
+    distances = np.frombuffer(answer[2], dtype=np.int32).copy()
+    lengths = np.frombuffer(answer[0], dtype=np.int64)
+    return Within(offsets_of(lengths), rows, _ids(parts, rows), distances)
+
+
 def _ids(parts: Sequence[Part], rows: Ids) -> Ids:
     if len(parts) == 1:
         return ids_at(parts[0].ids, rows)
@@ -203,7 +209,8 @@ def _ids(parts: Sequence[Part], rows: Ids) -> Ids:
     return ids
 
 
-def _offsets(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def offsets_of(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each of some lists of these lengths begins, and the last ends."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -212,10 +219,10 @@ def _offsets(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.i
 def _chained(answers: Sequence[Within]) -> Within:
     """Answers to queries that follow one another."""
     lengths = np.concatenate([np.diff(answer.offsets) for answer in answers])
-    return Within(_offsets(lengths), *_columns(answers))
+    return Within(offsets_of(lengths), *_columns(answers))
 
 
-def _merged(answers: Sequence[Within], count: int, k: int) -> Within:
+def merged(answers: Sequence[Within], count: int, k: int) -> Within:
     """The k best of each query of answers from different rows."""
     query = np.concatenate(
         [np.repeat(np.arange(count), np.diff(answer.offsets)) for answer in answers]
@@ -225,7 +232,7 @@ def _merged(answers: Sequence[Within], count: int, k: int) -> Within:
     query = query[order]
     order = order[np.arange(len(query)) - np.searchsorted(query, query) < k]
     lengths = np.minimum(np.bincount(query, minlength=count), k)
-    return Within(_offsets(lengths), rows[order], ids[order], distances[order])
+    return Within(offsets_of(lengths), rows[order], ids[order], distances[order])
 
 
 def _columns(answers: Sequence[Within]) -> tuple[Ids, Ids, Distances]:

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import BackendError, UsageError
@@ -64,10 +65,15 @@ class Tables:
         """
         return cls(layout, copy_codes).extend(parts, threads=threads)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many rows they cover, from the first."""
         return sum(run.rows for run in self.runs)
+
+    @cached_property
+    def arguments(self) -> list[tuple[npt.NDArray[np.uint8], int, int]]:
+        """The runs as the kernel takes them."""
+        return [(run.block, run.first, run.rows) for run in self.runs]
 
     @property
     def nbytes(self) -> int:

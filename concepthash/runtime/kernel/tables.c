@@ -209,15 +209,17 @@ static double shell_cost(const Search *s, const Costs *costs, Ledger *ledger, in
     return (double)*count * costs->entry + buckets * costs->bucket;
 }
 
-/* The same if it is known, else a guess from the shell before it, as if codes were spread evenly. */
+/* The same if it is known, else a guess from the last that is, as if codes were spread evenly:
+ * counting the buckets of a wide shell takes longer than many a search. */
 static double guess_cost(const Search *s, const Costs *costs, Ledger *ledger, int t, int near) {
     if (!near || ledger->shell[t][near] >= 0) return shell_cost(s, costs, ledger, t, near);
-    return shell_cost(s, costs, ledger, t, near - 1) * (s->cut->width[t] - near + 1) / near;
+    return guess_cost(s, costs, ledger, t, near - 1) * (s->cut->width[t] - near + 1) / near;
 }
 
-/* The table whose next step costs the least for what it adds to the bound; -1 when one has shown
- * all codes there are. */
-static int cheapest(const Search *s, const Costs *costs, Ledger *ledger, const int *reach, double *cost) {
+/* The table whose next step costs the least for what it adds to the bound, by its buckets' sizes or,
+ * if they are not to be counted, by a guess; -1 when one has shown all codes there are. */
+static int cheapest(
+    const Search *s, const Costs *costs, Ledger *ledger, const int *reach, int count, double *cost) {
     for (;;) {
         int best = -1;
         double least = 0;
@@ -229,6 +231,10 @@ static int cheapest(const Search *s, const Costs *costs, Ledger *ledger, const i
                 best = t;
                 least = price;
             }
+        }
+        if (!count) {
+            *cost = least * s->weight[best];
+            return best;
         }
         int known = ledger->shell[best][reach[best] + 1] >= 0;
         *cost = shell_cost(s, costs, ledger, best, reach[best] + 1);
@@ -244,7 +250,7 @@ static int affordable(const Search *s, const Costs *costs, Ledger *ledger) {
     uint32_t bound = proven(s);
     memcpy(reach, s->reach, sizeof reach);
     while (bound < s->best->limit) {
-        int t = cheapest(s, costs, ledger, reach, &cost);
+        int t = cheapest(s, costs, ledger, reach, 0, &cost);
         if (t < 0) break;
         total += cost;
         if (ledger->spent + total > costs->budget) return 0;
@@ -284,7 +290,7 @@ static int search_run(Search *s, Sift sift, const Costs *costs, double *spent) {
     ledger.spent = *spent;
     for (int t = 0; t < s->cut->count; t++) s->reach[t] = -1;
     while (proven(s) < s->best->limit) {
-        int t = cheapest(s, costs, &ledger, s->reach, &cost);
+        int t = cheapest(s, costs, &ledger, s->reach, 1, &cost);
         if (t < 0) break;
         if (!paid && ledger.spent + cost > costs->trial) {
             if (!affordable(s, costs, &ledger)) return 0;
@@ -479,7 +485,14 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
     int ready = 1;
     Sift sift = find_sift(path, copied);
     Py_BEGIN_ALLOW_THREADS;
+    size_t failures = 0;
     for (size_t q = 0; q < count && ready; q++) {
+        if (q == SAMPLE && count > 2 * SAMPLE && 2 * failures > SAMPLE) {
+            /* Most of a few need a scan, so all get one: a scan is cheap for a whole batch only. */
+            memset(gave_up, 1, count);
+            for (size_t p = 0; p < q; p++) best[p].count = 0;
+            break;
+        }
         Search s = {.cut = &cut, .plan = plan, .rows = &rows, .best = &best[q]};
         s.query = (const uint64_t *)asked->buf + q * (size_t)cut.words;
         ready = selection_open(&best[q], (size_t)k, bound, 0);
@@ -488,6 +501,7 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
         ready = !best[q].failed;
         selection_finish(&best[q]);
         if (gave_up[q]) best[q].count = 0;
+        failures += gave_up[q];
     }
     Py_END_ALLOW_THREADS;
     PyObject *found = ready ? answer(best, count) : PyErr_NoMemory();

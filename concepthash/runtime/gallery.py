@@ -5,6 +5,7 @@
     NAME.chg/
       gallery.sqlite      what is in the gallery (:mod:`concepthash.runtime.schema`), WAL mode
       segments/*.codes    the codes (:mod:`concepthash.runtime.codefiles`), only appended to
+      tables/             of :meth:`Gallery.accelerate` (:mod:`concepthash.runtime.tablestore`)
       damaged-N/          what a repair replaced (:mod:`concepthash.runtime.repair`)
       lock                held by the one writer
 
@@ -24,6 +25,7 @@ otherwise: photos and gallery move together, or the gallery moves alone.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -38,7 +40,14 @@ from concepthash.errors import GalleryError, MismatchError, UsageError
 from concepthash.runtime import records, schema
 from concepthash.runtime.codefiles import SEGMENT_BYTES, CodeFiles
 from concepthash.runtime.entries import Entry, valid_text
-from concepthash.runtime.place import DATABASE, LOCK, SEGMENTS, refuse_gallery, refuse_strays
+from concepthash.runtime.place import (
+    DATABASE,
+    LOCK,
+    SEGMENTS,
+    TABLES,
+    refuse_gallery,
+    refuse_strays,
+)
 from concepthash.runtime.rewrite import Block, write_segments
 from concepthash.runtime.schema import Identity
 from concepthash.runtime.snapshot import Snapshot
@@ -248,6 +257,28 @@ class Gallery(Snapshot):
                 if written.sparse:
                     records.write_sparse(database, written.segment)
 
+    def accelerate(self, *, copy_codes: bool = False, threads: int | None = None) -> int:
+        """Build search tables over the codes there are and keep them for later; returns how many.
+
+        Readers that open from now on use them. Codes added later are searched without, until this
+        is called again: it extends them. Arguments and errors as
+        :meth:`concepthash.runtime.HammingIndex.accelerate`.
+
+        Raises:
+            UsageError: if the gallery was opened to read.
+            GalleryError: as :meth:`codes`, or if they cannot be written.
+        """
+        from concepthash.runtime import tablestore
+
+        self._require_writer()
+        index = self.index()
+        index.accelerate(copy_codes=copy_codes, threads=threads)
+        if index.tables is None or not index.tables.rows:
+            return 0
+        folder, gallery = self.path / TABLES, self._identity.gallery
+        tablestore.store(folder, gallery, self._extents(), index.tables)
+        return index.tables.rows
+
     def compact(self) -> int:
         """Rewrite the segments without the codes of removed images; returns how many went.
 
@@ -291,6 +322,7 @@ class Gallery(Snapshot):
             raise
         self._unmap()
         self._files.delete(old)
+        self._drop_tables()
 
     def reset(self, *, layout: CodeLayout, fingerprint: str, model: str) -> None:
         """Commit an empty gallery for another model; ids and segments go on counting.
@@ -307,6 +339,11 @@ class Gallery(Snapshot):
         self._identity = identity
         self._files = replace(self._files, layout=layout)
         self._unmap()
+        self._drop_tables()
+
+    def _drop_tables(self) -> None:
+        # What Windows will not delete, or a crash leaves, is stale and noticed by its key.
+        shutil.rmtree(self.path / TABLES, ignore_errors=True)
 
     def _insert(self, database: sqlite3.Connection, entries: Iterable[Entry]) -> None:
         database.executemany(

@@ -53,7 +53,7 @@ _PATHS = {"avx512": 0.4, "portable": 4.0}  # against AVX2
 
 # Of the time of a scan: what a query may take before it is known that it will stay in its budget,
 # and that budget. Together they keep the worst case within 1.1 of the scan.
-_TRIAL = 0.04
+_TRIAL = 0.025
 _BUDGET = 0.75
 # Below this a call is over before a choice pays, in nanoseconds of scan.
 _WORTH_IT = 200_000
@@ -135,10 +135,14 @@ def _search(
     taken, asked = arguments(parts, ordered), np.ascontiguousarray(queries.T)
     bound = plan.longest if radius is None else min(radius, plan.longest)
 
+    rest = _from(parts, tables.rows)
+    # The kernel scans at once for queries that give up, unless more threads can share that scan.
+    scanned = workers == most and not rest
+
     def run(low: int, high: int) -> tuple[tuple[bytes, bytes, bytes], bytes]:
         answer: tuple[tuple[bytes, bytes, bytes], bytes] = native.tables_search(
             which, taken, asked[low:high], plan.masks, plan.factors, k, bound,
-            cuts(tables.layout), tables.arguments, tables.copy_codes,
+            cuts(tables.layout), tables.arguments, tables.copy_codes, scanned, ordered,
             (*costs, _TRIAL * alone, _BUDGET * alone),
         )  # fmt: skip
         return answer
@@ -154,7 +158,6 @@ def _search(
         return None
     columns = zip(*(answer for answer, _ in answers), strict=True)
     found = [listed(parts, [b"".join(column) for column in columns])]
-    rest = _from(parts, tables.rows)
     if rest:
         tail = scan_lists(native, rest, queries, plan, k, ordered, radius, threads)
         found.append(tail._replace(rows=tail.rows + tables.rows))
@@ -186,6 +189,8 @@ def _until(parts: Sequence[Part], rows: int) -> list[Part]:
 
 def _from(parts: Sequence[Part], rows: int) -> list[Part]:
     """The parts from a row on."""
+    if rows == sum(len(part.ids) for part in parts):
+        return []
     taken, start = [], 0
     for planes, ids, dead in parts:
         n = max(0, rows - start)

@@ -15,7 +15,7 @@ from concepthash.errors import GalleryError, MismatchError
 from concepthash.runtime import records
 from concepthash.runtime.codefiles import CodeFiles
 from concepthash.runtime.entries import Anchor, Damage, Entry, Stats
-from concepthash.runtime.place import DATABASE
+from concepthash.runtime.place import DATABASE, TABLES
 from concepthash.runtime.records import Extent
 from concepthash.runtime.schema import Identity
 from concepthash.runtime.storage import damaged, storage_errors
@@ -135,23 +135,29 @@ class Snapshot:
     def index(self) -> HammingIndex:
         """A search index over the images there are.
 
-        Codes of a multiple of 64 bits are not copied: the index reads the mapped files.
+        Codes of a multiple of 64 bits are not copied: the index reads the mapped files. It uses the
+        tables of :meth:`concepthash.runtime.gallery.Gallery.accelerate`, if there are any.
 
         Raises:
             GalleryError: as :meth:`codes`.
         """
+        from concepthash.runtime import tablestore
         from concepthash.runtime.index import HammingIndex
         from concepthash.runtime.planes import WORD, to_words
         from concepthash.runtime.segment import Segment
 
-        segments = []
-        for extent, end in records.ends(self._extents()):
+        extents, segments = self._extents(), []
+        for extent, end in records.ends(extents):
             codes, dead = self._map(extent.segment, extent.rows), self._dead(extent, end)
             whole = not self.layout.bits % 64
             planes = codes.view(WORD).T if whole else to_words(codes, self.layout)
             ids = self._ids(extent)
             segments.append(Segment(planes, ids, ascending=True, sealed=True, dead=dead))
-        return HammingIndex.of(self.layout, segments, self._last_id())
+        index = HammingIndex.of(self.layout, segments, self._last_id())
+        tables = tablestore.find(self.path / TABLES, self._identity.gallery, extents)
+        if tables is not None:
+            index.attach(tables)
+        return index
 
     def stats(self) -> Stats:
         """The gallery in numbers."""

@@ -7,13 +7,12 @@ say which codes they are: that is the file's key. Codes committed later are sear
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from concepthash.errors import GalleryError
-from concepthash.runtime.planes import Part
 from concepthash.runtime.records import Extent
+from concepthash.runtime.storage import storage_errors
 from concepthash.runtime.tables import Tables
 
 SUFFIX = ".mih"
@@ -37,36 +36,18 @@ def find(folder: Path, gallery: str, extents: Sequence[Extent]) -> Tables | None
     return None
 
 
-def build(
-    folder: Path,
-    gallery: str,
-    extents: Sequence[Extent],
-    parts: Sequence[Part],
-    empty: Tables,
-    *,
-    threads: int,
-) -> Tables:
-    """Store tables of all codes, made from those there are if they fit; older ones are deleted.
+def store(folder: Path, gallery: str, extents: Sequence[Extent], tables: Tables) -> None:
+    """Keep tables for later, in the place of those there are.
 
     Raises:
-        BackendError: without the native kernel.
-        GalleryError: if they cannot be written.
+        GalleryError: if they cannot be written; those there are stay then.
     """
-    old = find(folder, gallery, extents)
-    if old is None or old.copy_codes != empty.copy_codes:
-        old = empty
-    tables = old.extend(parts, threads=threads)
-    folder.mkdir(exist_ok=True)
-    tables.save(_file(folder, tables.rows), _key(gallery, extents, tables.rows))
-    for rows in _stored(folder):
-        if rows != tables.rows:
-            _file(folder, rows).unlink(missing_ok=True)
-    return tables
-
-
-def delete(folder: Path) -> None:
-    """Delete all tables: the codes they are of are no longer where they were."""
-    shutil.rmtree(folder, ignore_errors=True)  # what stays is stale, and noticed by its key
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+        tables.save(_file(folder, tables.rows), _key(gallery, extents, tables.rows))
+        for rows in _stored(folder):
+            if rows != tables.rows:
+                _file(folder, rows).unlink(missing_ok=True)
 
 
 def _stored(folder: Path) -> list[int]:

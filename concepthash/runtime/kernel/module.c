@@ -16,7 +16,7 @@ static PyMethodDef methods[] = {
     {"tables_build", kernel_tables_build, METH_VARARGS,
      "tables_build(parts, tables, block, first, count, copied, table): fill one table of a run"},
     {"tables_search", kernel_tables_search, METH_VARARGS,
-     "tables_search(path, parts, queries, masks, weights, k, bound, tables, runs, copied, costs)"
+     "tables_search(path, parts, queries, masks, weights, k, bound, tables, runs, copied, scan_rest, ascending, costs)"
      " -> ((counts, rows, distances), gave_up)"},
     {NULL, NULL, 0, NULL},
 };

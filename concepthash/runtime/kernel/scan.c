@@ -226,7 +226,7 @@ PyObject *kernel_paths(PyObject *self, PyObject *args) {
     return names;
 }
 
-static Scan find_path(const char *name) {
+Scan find_path(const char *name) {
     Path paths[4];
     int count = available(paths);
     for (int i = 0; i < count; i++)

@@ -53,6 +53,9 @@ typedef struct {
 /* Offer every live code to every query's selection. Returns 0 if memory ran out. */
 typedef int (*Scan)(const Job *job);
 
+/* The scan of a path; NULL and a ValueError if this machine does not have it. */
+Scan find_path(const char *name);
+
 /* Buffers of a call, released together. */
 typedef struct {
     Py_buffer *views;

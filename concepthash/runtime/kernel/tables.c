@@ -434,19 +434,50 @@ static Run *read_runs(PyObject *list, const Cut *cut, int copied, Held *held) {
     return runs;
 }
 
+/* Scan for the queries that gave up, all at once. Returns 0 if memory ran out. */
+static int scan_rest(
+    Scan scan, const Job *job, size_t k, uint32_t bound, int ascending, char *gave_up) {
+    size_t words = (size_t)job->plan->words, left = 0;
+    for (size_t q = 0; q < job->count; q++) left += gave_up[q] != 0;
+    if (!left) return 1;
+    uint64_t *queries = malloc(left * words * sizeof *queries);
+    Selection *best = calloc(left, sizeof *best);
+    int ready = queries && best;
+    for (size_t q = 0, i = 0; ready && q < job->count; q++) {
+        if (!gave_up[q]) continue;
+        memcpy(queries + i * words, job->queries + q * words, words * sizeof *queries);
+        ready = selection_open(&best[i++], k, bound, ascending);
+    }
+    Job rest = {job->parts, job->part_count, queries, left, job->plan, best};
+    ready = ready && scan(&rest);
+    for (size_t q = 0, i = 0; best && q < job->count; q++) {
+        if (!gave_up[q]) continue;
+        selection_close(&job->best[q]);
+        job->best[q] = best[i++];
+        ready = ready && !job->best[q].failed;
+        if (ready) selection_finish(&job->best[q]);
+        gave_up[q] = 0;
+    }
+    free(queries);
+    free(best);
+    return ready;
+}
+
 PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
     const char *path;
     PyObject *part_list, *run_list, *queries, *masks, *weights, *tables, *result = NULL;
     long long k;
     unsigned int bound;
-    int copied;
+    int copied, scanned, ascending;
     Costs costs;
     Cut cut;
     (void)self;
-    if (!PyArg_ParseTuple(args, "sO!OOOLIOO!p(ddddd)", &path, &PyList_Type, &part_list, &queries,
+    if (!PyArg_ParseTuple(args, "sO!OOOLIOO!ppp(ddddd)", &path, &PyList_Type, &part_list, &queries,
                           &masks, &weights, &k, &bound, &tables, &PyList_Type, &run_list, &copied,
-                          &costs.entry, &costs.bucket, &costs.looked, &costs.trial, &costs.budget))
+                          &scanned, &ascending, &costs.entry, &costs.bucket, &costs.looked, &costs.trial, &costs.budget))
         return NULL;
+    Scan scan = find_path(path);
+    if (!scan) return NULL;
     size_t part_count = (size_t)PyList_Size(part_list), run_count = (size_t)PyList_Size(run_list);
     Held held = {calloc(3 * part_count + run_count + 4, sizeof(Py_buffer)), 0};
     Plan *plan = malloc(sizeof *plan);
@@ -503,6 +534,8 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
         if (gave_up[q]) best[q].count = 0;
         failures += gave_up[q];
     }
+    Job job = {parts, part_count, asked->buf, count, plan, best};
+    if (ready && scanned) ready = scan_rest(scan, &job, (size_t)k, bound, ascending, gave_up);
     Py_END_ALLOW_THREADS;
     PyObject *found = ready ? answer(best, count) : PyErr_NoMemory();
     if (found) result = Py_BuildValue("(Ny#)", found, gave_up, (Py_ssize_t)count);

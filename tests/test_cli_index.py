@@ -11,6 +11,7 @@ from cli_entry import Chash, photo, photos
 from tiny_bundle import tiny_bundle
 
 from concepthash.cli.app import PARTS
+from concepthash.runtime import native
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.index import HammingIndex
 from concepthash.runtime.interchange import load_index
@@ -108,6 +109,45 @@ def test_remove__of_what_is_not_there_removes_nothing(
     result = chash("index", "remove", gallery, *arguments)
     assert result.code in (1, 2)
     assert len(ids_and_codes(gallery)[0]) == 7
+
+
+def answers(chash: Chash) -> object:
+    return chash("query", "shop", "--json").json("chash.query/1")["queries"]
+
+
+@pytest.mark.skipif(native._kernel is None, reason="the native kernel is not built")
+def test_accelerate__covers_the_gallery_and_changes_no_answer(chash: Chash, gallery: Path) -> None:
+    before = answers(chash)
+    value = chash("index", "accelerate", gallery, "--json").json("chash.accelerate/1")
+    assert (value["codes"], value["copy_codes"]) == (7, False)
+    with Gallery.open(gallery) as opened:
+        tables = opened.index().tables
+        assert tables is not None
+        assert (tables.rows, tables.copy_codes) == (7, False)
+    assert answers(chash) == before
+    photo(Path("shop/a/new.png"), 400)
+    result = chash("index", "shop", "--accelerate", "--copy-codes", "--json")
+    value = result.json("chash.index/1")
+    assert (value["added"], value["accelerated"]) == (1, 8)
+    with Gallery.open(gallery) as opened:
+        tables = opened.index().tables
+        assert tables is not None
+        assert (tables.rows, tables.copy_codes) == (8, True)
+
+
+def test_accelerate__without_the_kernel_exits_6(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHASH_KERNEL", "numpy")
+    result = chash("index", "accelerate", gallery)
+    assert (result.code, result.out) == (6, "")
+    assert "try: " in result.err
+
+
+def test_index__copies_codes_into_tables_only(chash: Chash, gallery: Path) -> None:
+    assert chash("index", "shop", "--copy-codes").code == 2
+    assert chash("index", "shop", "--dry-run", "--accelerate").code == 0
+    assert not (gallery / "tables").exists()
 
 
 def test_merge__and_split_of_galleries(chash: Chash, gallery: Path) -> None:

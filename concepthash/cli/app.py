@@ -27,6 +27,7 @@ PARTS = {
         "repair": "Make a damaged gallery whole, with what can be saved.",
         "remove": "Take images out of a gallery.",
         "compact": "Give back the room of removed images.",
+        "accelerate": "Build tables for fast search, or extend them.",
         "merge": "Make one gallery of several.",
         "split": "Share a gallery among shards.",
         "import": "Make an index file of other programs' codes.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from concepthash.cli import options
+from concepthash.cli.index_parts.accelerate import build
 from concepthash.cli.locate import check_bundle, newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
@@ -52,6 +53,10 @@ def command(
         ),
     ] = "gone",
     no_prune: Annotated[bool, switch("--no-prune", text="The same as --prune none.")] = False,
+    accelerate: Annotated[
+        bool, switch("--accelerate", text="Then build or extend the tables for fast search.")
+    ] = False,
+    copy_codes: options.CopyCodes = False,
     dry_run: options.DryRun = False,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
@@ -69,6 +74,10 @@ def command(
         )
     if prune not in _PRUNE:
         raise UsageError(f"{prune!r} cannot be removed", where="--prune", hint="--prune gone")
+    if copy_codes and not accelerate:
+        raise UsageError(
+            "codes are copied into tables only", where="--copy-codes", hint="--accelerate"
+        )
     check_threads(threads)
     if model is None:
         model = newest_bundle()
@@ -89,7 +98,11 @@ def command(
         sources, out, hasher, label=label, rebuild=rebuild, dry_run=dry_run,
         prune=_PRUNE["none" if no_prune else prune], total=total, output=output,
     )  # fmt: skip
-    _tell(report, out, hasher, dry_run, output)
+    covered = None
+    if accelerate and not dry_run:
+        covered = build(out, copy_codes=copy_codes, threads=threads)
+        output.note(f"tables: {covered} codes")
+    _tell(report, out, hasher, dry_run, covered, output)
 
 
 def _count(sources: list[Path], gallery: Path) -> int:
@@ -138,7 +151,12 @@ def _index(
 
 
 def _tell(
-    report: IndexReport, gallery: Path, hasher: Hasher, dry_run: bool, output: Output
+    report: IndexReport,
+    gallery: Path,
+    hasher: Hasher,
+    dry_run: bool,
+    covered: int | None,
+    output: Output,
 ) -> None:
     def data() -> dict[str, Any]:
         return {
@@ -147,6 +165,7 @@ def _tell(
             "model": str(hasher.bundle.path),
             "backend": hasher.backend,
             "dry_run": dry_run,
+            "accelerated": covered,
             **report.to_json(),
         }
 

@@ -52,6 +52,9 @@ def _config(callback: Callable[..., Any] | None = None) -> Any:
 
 Json = Annotated[bool, switch("--json", text="Print the result as JSON.")]
 Force = Annotated[bool, switch("--force", text="Replace what exists.")]
+CopyCodes = Annotated[
+    bool, switch("--copy-codes", text="Keep codes in the tables too: faster, and larger.")
+]
 DryRun = Annotated[bool, switch("--dry-run", text="Say what would be done, and do nothing.")]
 
 RunConfig = Annotated[Path | None, _config()]

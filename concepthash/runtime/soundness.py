@@ -13,6 +13,7 @@ from concepthash.errors import GalleryError
 from concepthash.runtime import records
 from concepthash.runtime.codefiles import CodeFiles
 from concepthash.runtime.entries import Damage
+from concepthash.runtime.place import TABLES
 from concepthash.runtime.records import Extent
 from concepthash.runtime.storage import storage_errors
 
@@ -28,6 +29,9 @@ def damage(
     The database has no checksums of its own: SQLite checks its structure, we check the values and
     that images and codes add up. A flipped bit within a path or a label is not noticed.
     """
+    from concepthash.runtime import tablestore
+
+    tables = file.parent / TABLES
     try:
         for line in corruption(database, file):
             yield Damage(file, line)
@@ -43,6 +47,8 @@ def damage(
                 yield from (
                     Damage(file, what) for what in differences(database, file, files, extent, end)
                 )
+        owner = files.gallery.hex()
+        yield from (Damage(*found) for found in tablestore.damage(tables, owner, extents))
     except GalleryError as error:
         yield Damage(file, error.what)
 

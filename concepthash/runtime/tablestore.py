@@ -7,13 +7,14 @@ say which codes they are: that is the file's key. Codes committed later are sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from concepthash.errors import GalleryError
 from concepthash.runtime.records import Extent
 from concepthash.runtime.storage import storage_errors
-from concepthash.runtime.tables import Tables
+from concepthash.runtime.tables import Tables, verify
 
 SUFFIX = ".mih"
 
@@ -29,11 +30,21 @@ def find(folder: Path, gallery: str, extents: Sequence[Extent]) -> Tables | None
     total = sum(extent.rows for extent in extents)
     for rows in sorted(_stored(folder), reverse=True):
         if rows <= total:
-            try:
+            # Of codes that are gone, damaged, or of another version: searches are slower without.
+            with suppress(GalleryError):
                 return Tables.open(_file(folder, rows), key=_key(gallery, extents, rows))
-            except GalleryError:
-                continue  # of codes that are gone, damaged, or of another version: only slower
     return None
+
+
+def damage(folder: Path, gallery: str, extents: Sequence[Extent]) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the tables that :func:`find` gives; reads all of them."""
+    tables = find(folder, gallery, extents)
+    if tables is not None:
+        file = _file(folder, tables.rows)
+        try:
+            verify(file, _key(gallery, extents, tables.rows))
+        except GalleryError as error:
+            yield file, error.what
 
 
 def store(folder: Path, gallery: str, extents: Sequence[Extent], tables: Tables) -> None:

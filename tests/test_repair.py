@@ -129,6 +129,10 @@ RECORDS = {
     "rows that overlap": ("UPDATE batches SET rows = 5 WHERE first_id = 1", without(1, 2, 4, 5)),
     "a size that is none": ("UPDATE images SET size = 'big' WHERE id = 7", without(7)),
     "a path with a zero byte": ("UPDATE images SET path = char(97, 0) WHERE id = 8", without(8)),
+    "a label that is no text": (
+        "UPDATE images SET label = CAST(x'636c61ff' AS TEXT) WHERE id = 9",
+        without(9),
+    ),
     "no such segment": ("UPDATE batches SET segment = 9 WHERE first_id = 21", without(21, 22)),
 }
 

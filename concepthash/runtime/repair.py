@@ -93,32 +93,40 @@ def repair(path: str | Path) -> RepairReport:
             report.aside = _new_folder(folder)
             try:
                 report.removed = _mend(folder, report.aside)
-            except GalleryDamaged as error:
-                raise beyond_repair(error.what, folder / DATABASE) from error
             finally:
                 if not any(report.aside.iterdir()):
                     report.aside.rmdir()
                     report.aside = None
     with Gallery.open(folder, write=bool(report.damage)) as gallery:
-        if report.damage:
-            for left in gallery.damage():
-                raise beyond_repair(left.what, left.file)
         report.images = len(gallery)
     return report
 
 
 def _mend(folder: Path, aside: Path) -> int:
     """Everything for the only writer; how many images were removed."""
-    file, segments = folder / DATABASE, folder / SEGMENTS
-    if (folder / TABLES).exists():
-        (folder / TABLES).rename(aside / TABLES)
+    file, removed = folder / DATABASE, 0
+    left: list[Damage] = []
+    # What SQLite takes for sound may still turn out not to be.
+    for rescue in (True,) if _broken(file) else (False, True):
+        if rescue:
+            removed += salvage(file, aside)
+        _clear(folder, aside)
+        with suppress(GalleryDamaged):
+            removed += _agree(folder, aside)
+        left = check(folder)
+        if not left:
+            return removed
+    raise beyond_repair(left[0].what, left[0].file)
+
+
+def _clear(folder: Path, aside: Path) -> None:
+    """Put aside what can be made anew, or is in the way."""
+    tables, segments = folder / TABLES, folder / SEGMENTS
+    if tables.exists():
+        tables.rename(aside / TABLES)
     if segments.exists() and not segments.is_dir():
         segments.rename(aside / SEGMENTS)
     segments.mkdir(exist_ok=True)
-    if not _broken(file):
-        with suppress(GalleryDamaged):  # by what SQLite did not see before it read that far
-            return _agree(folder, aside)
-    return salvage(file, aside) + _agree(folder, aside)
 
 
 def _agree(folder: Path, aside: Path) -> int:

@@ -132,7 +132,8 @@ def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
         )
     if code == sqlite3.SQLITE_NOTADB:
         return beyond_repair("the database is damaged from its first bytes on", where)
-    if code == sqlite3.SQLITE_CORRUPT:
+    # Our statements are right: what SQLite does not understand is a table or a text that changed.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         return damaged(f"the database is damaged: {error}", where)
     return GalleryError(f"the database reports: {error}", where=where, hint=_VERIFY)
 

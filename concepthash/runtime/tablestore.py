@@ -56,9 +56,10 @@ def store(folder: Path, gallery: str, extents: Sequence[Extent], tables: Tables)
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
         tables.save(_file(folder, tables.rows), _key(gallery, extents, tables.rows))
-        for rows in _stored(folder):
-            if rows != tables.rows:
-                _file(folder, rows).unlink(missing_ok=True)
+        for other in folder.iterdir():
+            if other != _file(folder, tables.rows):
+                with suppress(PermissionError):  # Windows: a reader has mapped it
+                    other.unlink()
 
 
 def _stored(folder: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_extend__keeps_few_runs_each_twice_the_next() -> None:
         tables = tables.extend(first(parts, rows))
         assert tables.rows == rows
         lengths = [run.rows for run in tables.runs]
-        assert all(a >= 2 * b for a, b in zip(lengths, lengths[1:], strict=False))
+        assert all(a >= 2 * b for a, b in pairwise(lengths))
         most = max(most, len(lengths))
     assert 1 < most <= 6
 
@@ -217,7 +218,7 @@ def test_search__of_damaged_tables_ends(
         {"first": -1},
         {"first": 5},
         {"rows": 0},
-        {"rows": 99},
+        {"rows": 9_999},
         {"table": 9},
         {"masks": np.zeros((4, 1), np.uint64)},
         {"masks": np.full((4, 1), 0x1FFFF, np.uint64)},
@@ -237,7 +238,7 @@ def test_kernel__refuses_arguments_that_do_not_fit(change: dict[str, object]) ->
         "table": 0,
         **change,
     }
-    with pytest.raises(ValueError, match="tables|block|table"):
+    with pytest.raises(ValueError, match=r"tables|block|table"):
         kernel.tables_build(
             [(parts[0].planes, None, 0, None)],
             call["masks"],

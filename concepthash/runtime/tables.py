@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,29 @@ _ALIGNMENT = 64
 _MOST_ROWS = 1 << 31  # of a run: row numbers are 32 bits
 
 
+class Misses:
+    """How searches have fared: after each that was better scanned, more calls are scanned at once.
+
+    Only time depends on it. Threads may count past each other; nothing else happens then.
+    """
+
+    _MOST = 32
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._left = 0
+
+    def skip(self) -> bool:
+        """Whether this call is one of those that are scanned at once."""
+        self._left -= self._left > 0
+        return self._left > 0
+
+    def note(self, *, missed: bool) -> None:
+        """Tell how a search went."""
+        self._next = min(2 * self._next, self._MOST) if missed else 1
+        self._left = self._next if missed else 0
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """Tables over the rows ``0 .. rows`` of an index; they hold row numbers, never ids.
@@ -48,6 +71,7 @@ class Tables:
     layout: CodeLayout
     copy_codes: bool = False
     runs: tuple[Run, ...] = ()
+    misses: Misses = field(default_factory=Misses, init=False)
 
     @classmethod
     def build(

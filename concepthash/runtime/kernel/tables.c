@@ -170,6 +170,9 @@ typedef struct {
     double trial, budget; /* spent before a prediction is asked for; spent in all */
 } Costs;
 
+/* The share of the budget that counting one shell may take. */
+static const double COUNTED = 0.004;
+
 /* The counts of candidates at each distance in each table, found out when they are asked for. */
 typedef struct {
     int64_t shell[MAX_TABLES][WIDEST + 1]; /* -1: not yet */
@@ -209,10 +212,12 @@ static double shell_cost(const Search *s, const Costs *costs, Ledger *ledger, in
     return (double)*count * costs->entry + buckets * costs->bucket;
 }
 
-/* The same if it is known, else a guess from the last that is, as if codes were spread evenly:
- * counting the buckets of a wide shell takes longer than many a search. */
+/* The same if it is known or soon counted, else a guess from the last that is, as if codes were
+ * spread evenly: counting the buckets of a wide shell takes longer than many a search. */
 static double guess_cost(const Search *s, const Costs *costs, Ledger *ledger, int t, int near) {
-    if (!near || ledger->shell[t][near] >= 0) return shell_cost(s, costs, ledger, t, near);
+    double counting = costs->looked * choose(s->cut->width[t], near);
+    if (ledger->shell[t][near] >= 0 || counting <= COUNTED * costs->budget) return shell_cost(s, costs, ledger, t, near);
+    if (!near) return shell_cost(s, costs, ledger, t, near);
     return guess_cost(s, costs, ledger, t, near - 1) * (s->cut->width[t] - near + 1) / near;
 }
 
@@ -456,7 +461,7 @@ static int scan_rest(
         job->best[q] = best[i++];
         ready = ready && !job->best[q].failed;
         if (ready) selection_finish(&job->best[q]);
-        gave_up[q] = 0;
+        gave_up[q] = 2; /* and was scanned */
     }
     free(queries);
     free(best);

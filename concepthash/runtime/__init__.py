@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from concepthash.runtime.hasher import Hashed, Hasher
     from concepthash.runtime.index import HammingIndex, Hits, RangeHits
     from concepthash.runtime.indexing import index_images
+    from concepthash.runtime.interchange import load_index, save_index
+    from concepthash.runtime.repair import RepairReport, repair
+    from concepthash.runtime.searcher import Searcher
     from concepthash.runtime.session import Encoded, Session, open_session
 
 __all__ = [
@@ -27,10 +30,15 @@ __all__ = [
     "Hits",
     "IndexReport",
     "RangeHits",
+    "RepairReport",
+    "Searcher",
     "Session",
     "Stats",
     "index_images",
+    "load_index",
     "open_session",
+    "repair",
+    "save_index",
 ]
 
 # Names are resolved on first use, so that asking for an index does not load a back end.
@@ -40,6 +48,9 @@ _MODULES = {
     "hasher": ("Hashed", "Hasher"),
     "index": ("HammingIndex", "Hits", "RangeHits"),
     "indexing": ("index_images",),
+    "interchange": ("load_index", "save_index"),
+    "repair": ("RepairReport", "repair"),
+    "searcher": ("Searcher",),
     "session": ("Encoded", "Session", "open_session"),
 }
 _HOME = {

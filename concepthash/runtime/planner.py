@@ -52,7 +52,8 @@ _A_WEIGHT = 0.3
 _PATHS = {"avx512": 0.4, "portable": 4.0}  # against AVX2
 
 # Of the time of a scan: what a query may take before it is known that it will stay in its budget,
-# and that budget. Together they keep the worst case within 1.1 of the scan.
+# and that budget, which the queries of a batch share. Together they keep the worst case within 1.1
+# of the scan.
 _TRIAL = 0.025
 _BUDGET = 0.75
 # Below this a call is over before a choice pays, in nanoseconds of scan.
@@ -131,6 +132,7 @@ def _search(
     alone = scan_time(which, tables.rows, count, words, len(plan.terms)) * workers / most
     if alone * count < _WORTH_IT or (alone * count < _SURE and tables.misses.skip()):
         return None
+    most_alone = scan_time(which, tables.rows, 1, words, len(plan.terms))
     costs = _ROWS
     if tables.copy_codes:
         costs = _COPIED_PORTABLE if which == "portable" else _COPIED
@@ -145,7 +147,7 @@ def _search(
         answer: tuple[tuple[bytes, bytes, bytes], bytes] = native.tables_search(
             which, taken, asked[low:high], plan.masks, plan.factors, k, bound,
             cuts(tables.layout), tables.arguments, tables.copy_codes, scanned, ordered,
-            (*costs, _TRIAL * alone, _BUDGET * alone),
+            (*costs, _TRIAL * alone, _BUDGET * alone, _BUDGET * most_alone),
         )  # fmt: skip
         return answer
 

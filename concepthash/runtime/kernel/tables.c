@@ -168,6 +168,7 @@ static int build_table(const Rows *rows, const Cut *cut, Run *run, int t) {
 typedef struct {
     double entry, bucket, looked; /* a candidate, a bucket visited, a bucket counted */
     double trial, budget; /* spent before a prediction is asked for; spent in all */
+    double most;          /* spent on one query, if others left theirs */
 } Costs;
 
 /* The share of the budget that counting one shell may take. */
@@ -298,7 +299,10 @@ static int search_run(Search *s, Sift sift, const Costs *costs, double *spent) {
         int t = cheapest(s, costs, &ledger, s->reach, 1, &cost);
         if (t < 0) break;
         if (!paid && ledger.spent + cost > costs->trial) {
-            if (!affordable(s, costs, &ledger)) return 0;
+            if (!affordable(s, costs, &ledger)) {
+                *spent = ledger.spent;
+                return 0;
+            }
             paid = 1;
         }
         visit(s, sift, t, s->reach[t] + 1);
@@ -326,8 +330,8 @@ static uint32_t table_weight(const Cut *cut, const Plan *plan, int t, int *unifo
     return seen == cut->width[t] ? least : 0;
 }
 
-static int search(Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs) {
-    double spent = 0;
+static int search(
+    Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs, double *spent) {
     int useful = 0;
     s->exact = s->cut->count <= NEXT + 1;
     for (int t = 0; t < s->cut->count; t++) {
@@ -340,7 +344,7 @@ static int search(Search *s, const Run *runs, size_t run_count, Sift sift, const
     if (!useful) return 0;
     for (size_t r = 0; r < run_count; r++) {
         s->run = &runs[r];
-        if (!search_run(s, sift, costs, &spent)) return 0;
+        if (!search_run(s, sift, costs, spent)) return 0;
     }
     return 1;
 }
@@ -477,9 +481,9 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
     Costs costs;
     Cut cut;
     (void)self;
-    if (!PyArg_ParseTuple(args, "sO!OOOLIOO!ppp(ddddd)", &path, &PyList_Type, &part_list, &queries,
+    if (!PyArg_ParseTuple(args, "sO!OOOLIOO!ppp(dddddd)", &path, &PyList_Type, &part_list, &queries,
                           &masks, &weights, &k, &bound, &tables, &PyList_Type, &run_list, &copied,
-                          &scanned, &ascending, &costs.entry, &costs.bucket, &costs.looked, &costs.trial, &costs.budget))
+                          &scanned, &ascending, &costs.entry, &costs.bucket, &costs.looked, &costs.trial, &costs.budget, &costs.most))
         return NULL;
     Scan scan = find_path(path);
     if (!scan) return NULL;
@@ -522,6 +526,7 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
     Sift sift = find_sift(path, copied);
     Py_BEGIN_ALLOW_THREADS;
     size_t failures = 0;
+    double pool = 0;
     for (size_t q = 0; q < count && ready; q++) {
         if (q == SAMPLE && count > 2 * SAMPLE && 2 * failures > SAMPLE) {
             /* Most of a few need a scan, so all get one: a scan is cheap for a whole batch only. */
@@ -533,7 +538,13 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
         s.query = (const uint64_t *)asked->buf + q * (size_t)cut.words;
         ready = selection_open(&best[q], (size_t)k, bound, 0);
         if (!ready) break;
-        gave_up[q] = !search(&s, runs, run_count, sift, &costs);
+        /* What easy queries leave of their budgets, hard ones may use: the batch keeps within all. */
+        pool += costs.budget;
+        Costs own = costs;
+        own.budget = pool < costs.most ? pool : costs.most;
+        double spent = 0;
+        gave_up[q] = !search(&s, runs, run_count, sift, &own, &spent);
+        pool -= spent;
         ready = !best[q].failed;
         selection_finish(&best[q]);
         if (gave_up[q]) best[q].count = 0;

@@ -1,7 +1,13 @@
-"""Run every measurement that this machine has the data for; each writes its own JSON."""
+"""Run every measurement that this machine has the data for; each writes its own JSON.
 
-from benchmarks import decode, search, start, training
+Each is a process of its own, so that its peak of memory is its own too. ``gallery`` needs 15 GB of
+disk, ``search`` and ``tables`` 8 GB of memory; run a smaller one by its name: ``python -m
+benchmarks.search --codes 10000000``.
+"""
 
-for module in (decode, search, start, training):
-    print(f"== {module.__name__}", flush=True)
-    module.main()
+import subprocess
+import sys
+
+for name in ("decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery"):
+    print(f"== {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -32,7 +32,7 @@ def machine() -> dict[str, object]:
                 model += " (" + ", ".join(f for f in wanted if f in flags) + ")"
                 break
     versions = {}
-    for package in ("numpy", "Pillow", "torch", "timm", "onnxruntime", "faiss-cpu"):
+    for package in ("numpy", "Pillow", "torch", "timm", "onnxruntime", "faiss-cpu", "usearch"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -1,4 +1,5 @@
-/* One path of the scan: included once for each instruction set by scan.c, which defines
+/* One path of the scan: included once for each instruction set by scan.c, which defines, and has
+ * undefined again,
  *
  *   PATH(name)        the name with the suffix of the path
  *   V, LANES          a vector of LANES 64-bit words, with the operators ^ & | ~ << >>
@@ -481,3 +482,16 @@ static int PATH(scan)(const Job *job) {
 #undef LOOK_UP
 #undef ADD
 #undef BLOCK
+
+/* What the next path defines anew. */
+#undef PATH
+#undef V
+#undef LANES
+#undef SPLAT
+#undef COUNTS
+#undef TIMES
+#undef WEIGHTED
+#undef BELOW
+#undef ANY
+#undef SUM
+#undef CARRY

@@ -34,17 +34,6 @@ static inline uint64_t portable_weighted(uint64_t x, uint64_t weights) {
 #define SUM(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY(a, b, c) (((a) & (b)) | (((a) ^ (b)) & (c)))
 #include "path.h"
-#undef PATH
-#undef V
-#undef LANES
-#undef SPLAT
-#undef COUNTS
-#undef TIMES
-#undef WEIGHTED
-#undef BELOW
-#undef ANY
-#undef SUM
-#undef CARRY
 
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
 #define X86_PATHS
@@ -93,17 +82,6 @@ static inline Vector4 avx2_nearest_below(Vector4 a, Vector4 b, Vector4 c, Vector
 #define SUM(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY(a, b, c) (((a) & (b)) | (((a) ^ (b)) & (c)))
 #include "path.h"
-#undef PATH
-#undef V
-#undef LANES
-#undef SPLAT
-#undef COUNTS
-#undef TIMES
-#undef WEIGHTED
-#undef BELOW
-#undef ANY
-#undef SUM
-#undef CARRY
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vpopcntdq,avx512bitalg,popcnt"))), apply_to = function)
@@ -137,17 +115,6 @@ static inline Vector8 avx512_nearest_below(Vector8 a, Vector8 b, Vector8 c, Vect
 #define SUM(a, b, c) ((Vector8)_mm512_ternarylogic_epi64((__m512i)(a), (__m512i)(b), (__m512i)(c), 0x96))
 #define CARRY(a, b, c) ((Vector8)_mm512_ternarylogic_epi64((__m512i)(a), (__m512i)(b), (__m512i)(c), 0xe8))
 #include "path.h"
-#undef PATH
-#undef V
-#undef LANES
-#undef SPLAT
-#undef COUNTS
-#undef TIMES
-#undef WEIGHTED
-#undef BELOW
-#undef ANY
-#undef SUM
-#undef CARRY
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -180,17 +147,6 @@ static inline Vector2 neon_weighted(Vector2 x, Vector2 weights) {
 #define SUM(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY(a, b, c) ((Vector2)vbslq_u64((uint64x2_t)((a) ^ (b)), (uint64x2_t)(c), (uint64x2_t)(a)))
 #include "path.h"
-#undef PATH
-#undef V
-#undef LANES
-#undef SPLAT
-#undef COUNTS
-#undef TIMES
-#undef WEIGHTED
-#undef BELOW
-#undef ANY
-#undef SUM
-#undef CARRY
 #endif
 
 typedef struct {

@@ -119,7 +119,7 @@ def test_within__is_all_that_scan_would_find(path: str, case: Case, radius: int)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("queries", [1, 40])
+@pytest.mark.parametrize("queries", [1, 40, 600])
 def test_scan__does_not_depend_on_threads(ordered: bool, queries: int) -> None:
     rng = np.random.default_rng(0)
     layout = CodeLayout(16, 2)  # short codes: ties everywhere, also across the threads' shares

@@ -22,9 +22,9 @@ from concepthash.runtime.planes import Distances, Found, Ids, Part, Plan, Words,
 
 # Below this many code-query pairs a second thread costs more than it saves.
 _PAIRS_A_THREAD = 1 << 19
-# Queries beyond which a batch is shared among threads by queries, not by rows: each thread then
-# reads the codes once, so it needs enough queries to be worth that.
-_QUERIES_A_THREAD = 8
+# Queries a thread from which a batch is shared by queries, not by rows: each thread then slices all
+# the codes, which must be little beside comparing them.
+_QUERIES_A_THREAD = 256
 
 
 class Within(NamedTuple):

@@ -11,7 +11,7 @@ from benchmarks.codes import KINDS, WHAT
 from benchmarks.report import interleaved, write
 from concepthash.runtime import HammingIndex
 
-COUNT, QUERIES, K = 1_000_000, 100, 10
+COUNT, QUERIES, K = 300_000, 100, 10
 FAR = 999  # of a place that was not filled
 
 

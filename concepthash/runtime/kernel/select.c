@@ -8,6 +8,7 @@ int selection_open(Selection *s, size_t k, uint32_t bound, int ascending) {
     s->farthest = bound;
     s->limit = k ? bound + 1 : 0;
     s->ascending = ascending;
+    s->tie = INT64_MAX;
     s->room = FIRST_ROOM;
     s->hits = malloc(s->room * sizeof *s->hits);
     s->histogram = calloc((size_t)bound + 1, sizeof *s->histogram);
@@ -40,10 +41,12 @@ static void prune(Selection *s) {
         qsort(s->hits, kept, sizeof *s->hits, nearer);
         s->histogram[s->farthest] -= (uint32_t)(kept - s->k);
         s->count = s->within = s->k;
+        s->tie = s->hits[s->k - 1].id;
     }
 }
 
 void selection_add(Selection *s, uint32_t distance, int64_t row, int64_t id) {
+    if (distance == s->farthest && id > s->tie) return;
     if (s->count == s->room) {
         prune(s);
         if (s->count > s->room / 2) {
@@ -56,13 +59,16 @@ void selection_add(Selection *s, uint32_t distance, int64_t row, int64_t id) {
             s->hits = more;
             s->room *= 2;
         }
-        if (distance >= s->limit) return;
+        if (distance >= s->limit || (distance == s->farthest && id > s->tie)) return;
     }
     s->hits[s->count++] = (Hit){row, id, distance};
     s->histogram[distance]++;
     s->within++;
     if (s->within < s->k) return;
-    while (s->within - s->histogram[s->farthest] >= s->k) s->within -= s->histogram[s->farthest--];
+    while (s->within - s->histogram[s->farthest] >= s->k) {
+        s->within -= s->histogram[s->farthest--];
+        s->tie = INT64_MAX;
+    }
     s->limit = s->farthest + !s->ascending;
 }
 

@@ -20,6 +20,7 @@ typedef struct {
     size_t k, within;    /* how many are wanted; how many of `hits` are at `farthest` or nearer */
     uint32_t farthest;   /* the largest distance that still counts */
     uint32_t limit;      /* a hit is admitted if its distance is below this */
+    int64_t tie;         /* at `farthest`, an id beyond this has lost; INT64_MAX: not known */
     uint32_t *histogram; /* of the distances in `hits`, 0..farthest */
     int ascending;       /* ids ascend with the order of offering */
     int failed;          /* memory ran out */

@@ -183,7 +183,11 @@ typedef struct {
 /* The next larger number with as many bits set. */
 static inline uint32_t next_pattern(uint32_t m) {
     uint32_t lowest = m & (~m + 1), ripple = m + lowest;
+#if defined(__GNUC__) || defined(__clang__)
+    return ripple | ((m ^ ripple) >> 2) >> __builtin_ctz(m);
+#else
     return ripple | ((m ^ ripple) >> 2) / lowest;
+#endif
 }
 
 static inline uint32_t first_pattern(int bits) { return ((uint32_t)1 << bits) - 1; }
@@ -330,9 +334,10 @@ static uint32_t table_weight(const Cut *cut, const Plan *plan, int t, int *unifo
     return seen == cut->width[t] ? least : 0;
 }
 
-static int search(
-    Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs, double *spent) {
+/* Where a search of some runs begins. Returns 0 if no table is of use. */
+static int begin(Search *s, const Run *runs) {
     int useful = 0;
+    s->run = runs;
     s->exact = s->cut->count <= NEXT + 1;
     for (int t = 0; t < s->cut->count; t++) {
         int uniform;
@@ -341,7 +346,72 @@ static int search(
         s->exact &= uniform;
         useful |= s->weight[t] != 0;
     }
-    if (!useful) return 0;
+    return useful;
+}
+
+/* The distance of a code met in the query's own bucket of a table; UINT32_MAX if it is dead or in
+ * that of a table before, so that no code counts twice. */
+static uint32_t met(const Search *s, int table, size_t row) {
+    size_t at;
+    const Part *part = find_part(s->rows, row, &at);
+    if (part->dead && part->dead[at]) return UINT32_MAX;
+    uint64_t x[MAX_WORDS];
+    load(part, at, s->cut->words, x);
+    for (int w = 0; w < s->cut->words; w++) x[w] ^= s->query[w];
+    for (int t = 0; t < table; t++) {
+        uint64_t differs = 0;
+        for (int w = 0; w < s->cut->words; w++) differs |= x[w] & s->cut->masks[t][w];
+        if (!differs && s->weight[t]) return UINT32_MAX;
+    }
+    uint32_t distance = 0;
+    for (int t = 0; t < s->plan->terms; t++)
+        for (int w = 0; w < s->cut->words; w++)
+            distance += s->plan->weights[t] * POPCOUNT(x[w] & s->plan->masks[t][w]);
+    return distance;
+}
+
+/* A few rows of the query's own bucket of a table: their number, rows from the first of the run. */
+static size_t few_rows(const Search *s, int t, size_t most, uint32_t *list) {
+    const Run *run = s->run;
+    const Table *in = &run->tables[t];
+    uint32_t low = run->row_bits < 32 ? (1u << run->row_bits) - 1 : ~0u;
+    uint32_t start = in->offsets[s->sub[t]], end = in->offsets[s->sub[t] + 1];
+    size_t listed = 0;
+    if (!s->weight[t] || start >= end || end > run->count) return 0;
+    if (in->fine_bits) { /* those that are near in the next table too */
+        int next = next_table(s->cut, t, 0), shift = s->cut->width[next] - in->fine_bits;
+        uint32_t fine = in->fine[s->sub[t] << in->fine_bits | s->sub[next] >> shift];
+        if (start < fine && fine < end) start = fine;
+    }
+    for (; start < end && listed < most; start++)
+        if ((in->rows[start] & low) < run->count) list[listed++] = in->rows[start] & low;
+    return listed;
+}
+
+/* A distance within which k codes lie, from a few that share a sub-code with the query; at most
+ * `bound`. Known before the search begins, it tells what that will cost. */
+static uint32_t preview(const Search *s, size_t k, uint32_t bound) {
+    uint32_t list[PREVIEW], nearest[PREVIEW];
+    size_t at, listed[MAX_TABLES], count = 0, total = 0, each = PREVIEW / (size_t)s->cut->count;
+    for (int t = 0; t < s->cut->count; t++) total += listed[t] = few_rows(s, t, each, list + total);
+    for (size_t i = 0; i < total; i++) {
+        const Part *part = find_part(s->rows, s->run->first + list[i], &at);
+        for (int w = 0; w < s->cut->words; w++) PREFETCH(word_at(part, at, w));
+    }
+    const uint32_t *row = list;
+    for (int t = 0; t < s->cut->count; t++)
+        for (size_t i = 0; i < listed[t]; i++) {
+            uint32_t distance = met(s, t, s->run->first + *row++);
+            if (distance >= bound || (count == k && distance >= nearest[k - 1])) continue;
+            size_t place = count < k ? count++ : k - 1;
+            for (; place && nearest[place - 1] > distance; place--) nearest[place] = nearest[place - 1];
+            nearest[place] = distance;
+        }
+    return count < k ? bound : nearest[k - 1];
+}
+
+static int search(
+    Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs, double *spent) {
     for (size_t r = 0; r < run_count; r++) {
         s->run = &runs[r];
         if (!search_run(s, sift, costs, spent)) return 0;
@@ -536,14 +606,16 @@ PyObject *kernel_tables_search(PyObject *self, PyObject *args) {
         }
         Search s = {.cut = &cut, .plan = plan, .rows = &rows, .best = &best[q]};
         s.query = (const uint64_t *)asked->buf + q * (size_t)cut.words;
-        ready = selection_open(&best[q], (size_t)k, bound, 0);
+        int useful = run_count && begin(&s, runs);
+        uint32_t nearest = useful && k <= PREVIEW ? preview(&s, (size_t)k, bound) : bound;
+        ready = selection_open(&best[q], (size_t)k, nearest, 0);
         if (!ready) break;
         /* What easy queries leave of their budgets, hard ones may use: the batch keeps within all. */
         pool += costs.budget;
         Costs own = costs;
         own.budget = pool < costs.most ? pool : costs.most;
         double spent = 0;
-        gave_up[q] = !search(&s, runs, run_count, sift, &own, &spent);
+        gave_up[q] = !useful || !search(&s, runs, run_count, sift, &own, &spent);
         pool -= spent;
         ready = !best[q].failed;
         selection_finish(&best[q]);

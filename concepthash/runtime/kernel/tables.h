@@ -19,6 +19,7 @@ enum {
     FINEST = 8,  /* bits of the next sub-code that order a bucket */
     GROUPS = 16, /* groups of candidates fetched ahead of their comparison */
     LIST = 256,  /* rows fetched ahead of it */
+    PREVIEW = 64, /* codes looked at before a search begins */
     SAMPLE = 4,  /* queries of a batch that say whether it is one for tables at all */
 };
 

@@ -143,3 +143,14 @@ def gather(parts: Sequence[Part], rows: npt.NDArray[np.int64], words: int) -> Wo
         out[:, here] = part.planes[:, rows[here] - start]
         start += len(part.ids)
     return out
+
+
+def cut(parts: Sequence[Part], low: int, high: int) -> list[Part]:
+    """The parts of the rows ``low .. high``; none of them empty, none copied."""
+    taken, start = [], 0
+    for planes, ids, dead in parts:
+        a, b = max(low - start, 0), min(high - start, len(ids))
+        if a < b:
+            taken.append(Part(planes[:, a:b], ids[a:b], None if dead is None else dead[a:b]))
+        start += len(ids)
+    return taken

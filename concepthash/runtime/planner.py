@@ -15,7 +15,7 @@ import numpy as np
 
 from concepthash.decode import usable_cpus
 from concepthash.runtime.native import kernel, path
-from concepthash.runtime.planes import Found, Part, Plan, Words
+from concepthash.runtime.planes import Found, Part, Plan, Words, cut
 from concepthash.runtime.scan import (
     Within,
     arguments,
@@ -25,6 +25,7 @@ from concepthash.runtime.scan import (
     padded,
     scan,
     scan_lists,
+    shares,
     within,
 )
 from concepthash.runtime.tables import Tables, cuts
@@ -38,8 +39,9 @@ class Costs(NamedTuple):
     looked: float  # a bucket counted
 
 
-# benchmarks/tables.py measures these on an AVX2 server core. They err on the side of the scan: what
-# fits into a cache costs the tables less.
+# Fitted to searches of 1M and 10M codes on an AVX2 server core; whether the choice they lead to is
+# right shows in benchmarks/tables.py. They err on the side of the scan: what fits into a cache
+# costs the tables less.
 _ROWS = Costs(entry=4.5, bucket=40.0, looked=4.0)
 _COPIED = Costs(entry=0.6, bucket=40.0, looked=4.0)
 # The portable loops take candidates one by one.
@@ -139,7 +141,8 @@ def _search(
     taken, asked = arguments(parts, ordered), np.ascontiguousarray(queries.T)
     bound = plan.longest if radius is None else min(radius, plan.longest)
 
-    rest = _from(parts, tables.rows)
+    total = sum(len(part.ids) for part in parts)
+    rest = cut(parts, tables.rows, total) if tables.rows < total else []
     # The kernel scans at once for queries that give up, unless more threads can share that scan.
     scanned = workers == most and not rest
 
@@ -154,9 +157,8 @@ def _search(
     if workers == 1:
         answers = [run(0, count)]
     else:
-        bounds = [count * worker // workers for worker in range(workers + 1)]
         with ThreadPoolExecutor(workers, thread_name_prefix="tables") as pool:
-            answers = list(pool.map(run, bounds[:-1], bounds[1:]))
+            answers = list(pool.map(lambda share: run(*share), shares(count, workers)))
     gave_up = np.frombuffer(b"".join(flags for _, flags in answers), np.uint8)
     tables.misses.note(missed=2 * np.count_nonzero(gave_up) > count)
     left = np.flatnonzero(gave_up == 1)  # what is 2 was scanned by the kernel
@@ -168,7 +170,7 @@ def _search(
         tail = scan_lists(native, rest, queries, plan, k, ordered, radius, threads)
         found.append(tail._replace(rows=tail.rows + tables.rows))
     if len(left):
-        head = _until(parts, tables.rows)
+        head = cut(parts, 0, tables.rows)
         again = scan_lists(native, head, queries[:, left], plan, k, ordered, radius, threads)
         spread = np.zeros(count, dtype=np.int64)
         spread[left] = np.diff(again.offsets)
@@ -180,27 +182,3 @@ def scan_time(which: str, rows: int, queries: int, words: int, terms: int) -> fl
     """Nanoseconds a scan takes for a query of a batch on one thread, rather too few than many."""
     pair = next(cost for least, cost in _SCAN if queries >= least)
     return rows * words * pair * (1 + _A_WEIGHT * (terms - 1)) * _PATHS.get(which, 1.0)
-
-
-def _until(parts: Sequence[Part], rows: int) -> list[Part]:
-    """The parts up to a row."""
-    taken, start = [], 0
-    for planes, ids, dead in parts:
-        n = min(len(ids), rows - start)
-        if n > 0:
-            taken.append(Part(planes[:, :n], ids[:n], None if dead is None else dead[:n]))
-        start += len(ids)
-    return taken
-
-
-def _from(parts: Sequence[Part], rows: int) -> list[Part]:
-    """The parts from a row on."""
-    if rows == sum(len(part.ids) for part in parts):
-        return []
-    taken, start = [], 0
-    for planes, ids, dead in parts:
-        n = max(0, rows - start)
-        if n < len(ids):
-            taken.append(Part(planes[:, n:], ids[n:], None if dead is None else dead[n:]))
-        start += len(ids)
-    return taken

@@ -6,7 +6,7 @@ are selected or how work is shared among threads, and its answer depends on none
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import ModuleType
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from concepthash.decode import usable_cpus
 from concepthash.runtime import blocked
 from concepthash.runtime.native import kernel, path
-from concepthash.runtime.planes import Distances, Found, Ids, Part, Plan, Words, ids_at
+from concepthash.runtime.planes import Distances, Found, Ids, Part, Plan, Words, cut, ids_at
 
 # Below this many code-query pairs a second thread costs more than it saves.
 _PAIRS_A_THREAD = 1 << 19
@@ -150,26 +150,18 @@ def scan_lists(
     if workers == 1:
         return piece(parts, 0, words)
     if by_queries:
-        cuts = np.linspace(0, count, workers + 1).astype(int)
-        jobs = [(parts, 0, words[low:high]) for low, high in pairwise(cuts)]
+        jobs = [(parts, 0, words[low:high]) for low, high in shares(count, workers)]
     else:
-        jobs = [(some, first, words) for some, first in _shares(parts, rows, workers)]
+        jobs = [(cut(parts, low, high), low, words) for low, high in shares(rows, workers)]
     with ThreadPoolExecutor(workers, thread_name_prefix="scan") as pool:
         answers = list(pool.map(lambda job: piece(*job), jobs))
     return _chained(answers) if by_queries else merged(answers, count, k)
 
 
-def _shares(parts: Sequence[Part], rows: int, workers: int) -> Iterator[tuple[list[Part], int]]:
-    """The parts cut into about equal stretches of rows, each with its first row."""
-    for worker in range(workers):
-        low, high = rows * worker // workers, rows * (worker + 1) // workers
-        some, start = [], 0
-        for planes, ids, dead in parts:
-            a, b = max(low - start, 0), min(high - start, len(ids))
-            if a < b:
-                some.append(Part(planes[:, a:b], ids[a:b], None if dead is None else dead[a:b]))
-            start += len(ids)
-        yield some, low
+def shares(count: int, workers: int) -> list[tuple[int, int]]:
+    """``0 .. count`` cut into about equal stretches, one a worker."""
+    edges = [count * worker // workers for worker in range(workers + 1)]
+    return list(pairwise(edges))
 
 
 def arguments(parts: Sequence[Part], ordered: bool) -> list[tuple[object, ...]]:

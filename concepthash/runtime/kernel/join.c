@@ -1,14 +1,7 @@
 /* The self-join: codes are brought together by a hash of their bits under a mask, and compared with
  * all others of their bucket. Which masks make the join complete is the caller's business. */
 #include "join.h"
-
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
-#define POPCNT __attribute__((target("popcnt")))
-#define HAS_POPCNT() __builtin_cpu_supports("popcnt")
-#else
-#define POPCNT
-#define HAS_POPCNT() 0
-#endif
+#include "x86.h"
 
 enum { TILE = 4096, DIGIT = 11, DIGITS = 1 << DIGIT };
 

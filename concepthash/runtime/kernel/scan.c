@@ -1,5 +1,6 @@
 /* The paths of the exact scan, and its Python boundary. */
 #include "scan.h"
+#include "x86.h"
 
 static void *aligned_new(size_t size) {
     char *raw = malloc(size + 64 + sizeof(void *));
@@ -35,9 +36,7 @@ static inline uint64_t portable_weighted(uint64_t x, uint64_t weights) {
 #define CARRY(a, b, c) (((a) & (b)) | (((a) ^ (b)) & (c)))
 #include "path.h"
 
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#define X86_PATHS
-#include <immintrin.h>
+#ifdef X86
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,popcnt"))), apply_to = function)
@@ -46,21 +45,11 @@ static inline uint64_t portable_weighted(uint64_t x, uint64_t weights) {
 #pragma GCC target("avx2,popcnt")
 #endif
 typedef uint64_t Vector4 __attribute__((vector_size(32), may_alias));
-/* No popcount of vectors: that of each half byte from a table, then the bytes of a word summed. */
-static inline __m256i avx2_byte_counts(Vector4 x) {
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i table = _mm256_setr_epi8(
-        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
-        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    __m256i a = _mm256_shuffle_epi8(table, _mm256_and_si256((__m256i)x, low));
-    __m256i b = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16((__m256i)x, 4), low));
-    return _mm256_add_epi8(a, b);
-}
 static inline Vector4 avx2_counts(Vector4 x) {
-    return (Vector4)_mm256_sad_epu8(avx2_byte_counts(x), _mm256_setzero_si256());
+    return (Vector4)_mm256_sad_epu8(byte_counts((__m256i)x), _mm256_setzero_si256());
 }
 static inline Vector4 avx2_weighted(Vector4 x, Vector4 weights) {
-    __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, avx2_byte_counts(x));
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, byte_counts((__m256i)x));
     __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     __m256i words = _mm256_add_epi32(fours, _mm256_srli_epi64(fours, 32));
     return (Vector4)_mm256_and_si256(words, _mm256_set1_epi64x(0xffffffff));
@@ -157,7 +146,7 @@ typedef struct {
 /* What this machine can run, the best first. */
 static int available(Path *out) {
     int count = 0;
-#ifdef X86_PATHS
+#ifdef X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bitalg"))
@@ -198,7 +187,7 @@ Py_buffer *hold(Held *held, PyObject *object) {
     return view;
 }
 
-int read_part(PyObject *object, int words, Held *held, Part *part) {
+static int read_part(PyObject *object, int words, Held *held, Part *part) {
     PyObject *planes, *ids, *dead;
     long long first = 0;
     if (!PyArg_ParseTuple(object, "OOLO", &planes, &ids, &first, &dead)) return 0;
@@ -227,6 +216,19 @@ int read_part(PyObject *object, int words, Held *held, Part *part) {
         part->dead = view->buf;
     }
     return 1;
+}
+
+Part *read_parts(PyObject *list, int words, Held *held) {
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0) return NULL;
+    Part *parts = calloc((size_t)count + 1, sizeof *parts);
+    if (!parts) PyErr_NoMemory();
+    for (Py_ssize_t p = 0; parts && p < count; p++)
+        if (!read_part(PyList_GetItem(list, p), words, held, &parts[p])) {
+            free(parts);
+            parts = NULL;
+        }
+    return parts;
 }
 
 static Mode plan_mode(Plan *plan) {
@@ -306,12 +308,12 @@ PyObject *kernel_scan(PyObject *self, PyObject *args) {
     Scan run = find_path(name);
     if (!run) return NULL;
     Py_ssize_t part_count = PyList_Size(list);
-    Part *parts = calloc((size_t)part_count + 1, sizeof *parts);
+    Part *parts = NULL;
     Plan *plan = malloc(sizeof *plan);
     Held held = {calloc(3 * (size_t)part_count + 3, sizeof(Py_buffer)), 0};
     Selection *best = NULL;
     size_t count = 0;
-    if (!parts || !plan || !held.views) {
+    if (!plan || !held.views) {
         PyErr_NoMemory();
         goto done;
     }
@@ -325,8 +327,7 @@ PyObject *kernel_scan(PyObject *self, PyObject *args) {
     }
     int words = (int)asked->shape[1];
     count = (size_t)asked->shape[0];
-    for (Py_ssize_t i = 0; i < part_count; i++)
-        if (!read_part(PyList_GetItem(list, i), words, &held, &parts[i])) goto done;
+    if (!(parts = read_parts(list, words, &held))) goto done;
     if (!read_plan(masks, weights, words, &held, plan)) goto done;
     if (!(best = calloc(count + 1, sizeof *best))) {
         PyErr_NoMemory();

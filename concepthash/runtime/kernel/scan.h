@@ -64,7 +64,8 @@ typedef struct {
 
 /* What scan and tables read from Python; with an exception set, NULL or 0. */
 Py_buffer *hold(Held *held, PyObject *object);
-int read_part(PyObject *object, int words, Held *held, Part *part);
+/* All parts of a list, into memory that `held` and the caller release. */
+Part *read_parts(PyObject *list, int words, Held *held);
 int read_plan(PyObject *masks, PyObject *weights, int words, Held *held, Plan *plan);
 
 /* (counts int64, rows int64, distances int32), as bytes: the hits of all queries in turn. */

@@ -4,15 +4,7 @@
  * beyond the reach of every table but its own, which leaves it little room: one sub-code more, out
  * of the next table, rules most candidates out before their code is looked at. */
 #include "tables.h"
-
-#if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
-#define X86
-#include <immintrin.h>
-#define POPCNT __attribute__((target("popcnt")))
-#define AVX2 __attribute__((target("avx2,popcnt")))
-#else
-#define POPCNT
-#endif
+#include "x86.h"
 
 /* What is left for the distance in the next tables, once `table` has taken `near` of it and the
  * others the least they must; negative when nothing can enter. */
@@ -56,17 +48,6 @@ static void offer(Search *s, size_t row, const Part *part, size_t at, uint32_t d
 #undef LOOPS
 #undef TARGET
 
-/* Set bits of each byte. */
-AVX2 static inline __m256i counts8(__m256i x) {
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i table = _mm256_setr_epi8(
-        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
-        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    __m256i a = _mm256_shuffle_epi8(table, _mm256_and_si256(x, low));
-    __m256i b = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), low));
-    return _mm256_add_epi8(a, b);
-}
-
 /* What the distances in the next tables may come to, as 16-bit lanes. */
 AVX2 static inline __m256i room16(const Search *s, int table, int near, int next_count) {
     int64_t room = room_for_next(s, table, near, next_count);
@@ -80,7 +61,7 @@ typedef struct {
 /* The weighted distance in the j-th next table of LANES sub-codes. */
 AVX2 static inline __m256i distances16(const Next *next, int j, const uint16_t *sub_codes) {
     __m256i x = _mm256_load_si256((const __m256i *)sub_codes);
-    return _mm256_maddubs_epi16(next->weight[j], counts8(_mm256_xor_si256(x, next->query[j])));
+    return _mm256_maddubs_epi16(next->weight[j], byte_counts(_mm256_xor_si256(x, next->query[j])));
 }
 
 typedef struct {

@@ -1,4 +1,5 @@
-/* Multi-index hashing: what the driver (tables.c) and the loops over a bucket (sift.c) share.
+/* Multi-index hashing: what building (tables.c), searching (lookup.c) and the loops
+ * over a bucket (sift.c) share.
  *
  * A code is cut into sub-codes of at most 16 bits. Each has a table: the rows of a run of codes
  * ordered by that sub-code, so that those with one sub-code are a bucket. A table searched to
@@ -93,6 +94,19 @@ static inline const Part *find_part(const Rows *rows, size_t row, size_t *at) {
 static inline const char *word_at(const Part *part, size_t at, int word) {
     return part->planes + word * part->plane_stride + (ptrdiff_t)at * part->row_stride;
 }
+
+static inline void load(const Part *part, size_t at, int words, uint64_t *code) {
+    for (int w = 0; w < words; w++) memcpy(&code[w], word_at(part, at, w), sizeof code[w]);
+}
+
+/* What building and searching read from Python; with an exception set, 0. */
+int read_cut(PyObject *object, Cut *cut);
+int read_run(const Py_buffer *block, const Cut *cut, Py_ssize_t first, Py_ssize_t count,
+             int copied, Run *run);
+
+/* Number the rows of parts. Returns 0 if memory ran out; forget them anyway. */
+int number_rows(Rows *rows, const Part *parts, size_t count);
+void forget_rows(Rows *rows);
 
 /* One query in one run. */
 typedef struct {

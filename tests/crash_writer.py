@@ -51,6 +51,11 @@ def after(steps: int) -> set[int]:
     return live
 
 
+def say(word: str, number: int) -> None:
+    """One line in one write: print may need several, and a writer be killed between them."""
+    os.write(sys.stdout.fileno(), f"{word} {number}\n".encode())
+
+
 def churn(path: Path, steps: int) -> None:
     """Add, remove and compact."""
     with Gallery.open(path, write=True, segment_bytes=SEGMENT_BYTES) as gallery:
@@ -64,7 +69,7 @@ def churn(path: Path, steps: int) -> None:
                 update=[Entry(first.path, size=number, id=1)],
                 remove=removed,
             )
-            print("done", number, flush=True)
+            say("done", number)
             if number % 5 == 4:
                 gallery.compact()
 
@@ -104,11 +109,11 @@ def main() -> None:
             else:
                 index(Path(path), argument, rebuild=kind == "rebuild")
             os._exit(0)
-        print("pid", child, flush=True)
+        say("pid", child)
         if delay:
             time.sleep(float(delay))
             os.kill(child, signal.SIGKILL)
-        print("end", os.waitpid(child, 0)[1], flush=True)
+        say("end", os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from test_index import Oracle, assert_equal, close_codes, filled, quick, random_
 from concepthash.errors import ConceptHashError, GalleryError
 from concepthash.runtime import HammingIndex
 
+HEADER = 128
+
 
 @quick
 @given(state=filled(), data=st.data(), mmap=st.booleans())

@@ -94,3 +94,8 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read or written, without the number and path of an OSError."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from concepthash.errors import UsageError
 
 ALL = "all"
-_LARGEST_WEIGHT = 255
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,14 @@ class Asked:
             self._check_weights(self.weights, count)
 
     def _check_weights(self, weights: list[int], count: int) -> None:
+        from concepthash.runtime.arguments import LARGEST_WEIGHT
+
         example = f"--weights {','.join(['2', *['1'] * (count - 1)])}"
         if len(weights) != count:
             what = f"{count} concepts need {count} weights, not {len(weights)}"
             raise UsageError(what, where="--weights", hint=example)
-        if not all(0 <= weight <= _LARGEST_WEIGHT for weight in weights):
-            what = f"weights go from 0 to {_LARGEST_WEIGHT}"
+        if not all(0 <= weight <= LARGEST_WEIGHT for weight in weights):
+            what = f"weights go from 0 to {LARGEST_WEIGHT}"
             raise UsageError(what, where="--weights", hint=example)
         counting = range(count) if self.concepts is None else self.concepts
         if not any(weights[m] for m in counting):

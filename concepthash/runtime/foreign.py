@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from concepthash.codes import Codes
 from concepthash.errors import GalleryError
+from concepthash.files import reason
 from concepthash.runtime.planes import Ids
 
 Block = tuple[Codes, Ids | None]
@@ -60,7 +61,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise GalleryError("no such file", where=path, hint=f"ls {path.parent}") from None
     except _DAMAGE as error:
-        raise unreadable(path, _reason(error)) from error
+        raise unreadable(path, reason(error)) from error
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise GalleryError(
-            f"the file cannot be written: {_reason(error)}",
+            f"the file cannot be written: {reason(error)}",
             where=path,
             hint="check free space and permissions of the folder",
         ) from error
@@ -88,8 +89,3 @@ def unreadable(path: Path, reason: str) -> GalleryError:
         where=path,
         hint="export it again: chash index export GALLERY FILE",
     )
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)

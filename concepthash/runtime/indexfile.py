@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
-from concepthash.files import replacing
+from concepthash.files import reason, replacing
 from concepthash.runtime.planes import WORD, ids_at
 from concepthash.runtime.segment import Segment, is_ascending
 
@@ -81,7 +81,7 @@ def read(path: Path, *, mmap: bool) -> IndexFile:
             raw = _load(file, mmap)
     except (OSError, ValueError) as error:
         raise GalleryError(
-            f"the index file cannot be read: {_reason(error)}",
+            f"the index file cannot be read: {reason(error)}",
             where=path,
             hint="check the path, or write one with HammingIndex.save",
         ) from error
@@ -112,14 +112,10 @@ def write(path: Path, layout: CodeLayout, largest: int, segments: Sequence[Segme
             _write(file, layout, largest, segments)
     except (OSError, ValueError) as error:
         raise GalleryError(
-            f"the index file cannot be written: {_reason(error)}",
+            f"the index file cannot be written: {reason(error)}",
             where=path,
             hint="check free space and permissions of the folder, then save again",
         ) from error
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _padded(size: int) -> int:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, UsageError
-from concepthash.files import replacing
+from concepthash.files import reason, replacing
 
 MAGIC = b"\x89CHMIH\r\n"
 VERSION = 1
@@ -68,7 +68,7 @@ def read(path: Path, key: bytes | str) -> TableFile:
             data = np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
         raise GalleryError(
-            f"the tables cannot be read: {_reason(error)}", where=path, hint=_AGAIN
+            f"the tables cannot be read: {reason(error)}", where=path, hint=_AGAIN
         ) from error
     header = data[:_HEADER_SIZE].tobytes()
     if header[: len(MAGIC)] != MAGIC or len(header) < _HEADER_SIZE:
@@ -130,7 +130,7 @@ def write(
                 file.write(run.block.data)
     except OSError as error:
         raise GalleryError(
-            f"the tables cannot be written: {_reason(error)}",
+            f"the tables cannot be written: {reason(error)}",
             where=path,
             hint="check free space and permissions of the folder, then build them again",
         ) from error
@@ -159,7 +159,3 @@ def _digest(key: bytes | str) -> bytes:
 
 def _padded(size: int) -> int:
     return -(-size // 64) * 64
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -69,9 +69,9 @@ def _chosen(gallery: Gallery, images: list[Path], ids: list[int]) -> list[int]:
                 hint="the path as chash query shows it",
             )
         chosen.add(entry.id)
-    index = gallery.index()
+    held = gallery.index() if ids else ()
     for id in ids:
-        if id not in index:
+        if id not in held:
             raise UsageError(
                 f"no image has the id {id}",
                 where="--id",

@@ -81,16 +81,36 @@ class Preprocess:
         """
         return square(open_rgb(source, short_side=self.resize), self)
 
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The crop in an upright image of ``size`` (width, height): left, top, right, bottom."""
+        width, height = resized_size(size, self.resize)
+        left, top = (width - self.crop) // 2, (height - self.crop) // 2
+        x, y = size[0] / width, size[1] / height
+        return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
+
+    def to_crop(self, points: npt.ArrayLike, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """Where points of an upright image come to lie in the crop; outside it, below 0 or above.
+
+        Args:
+            points: ``(n, 2)`` x and y, pixels from the top left corner of the image.
+            size: its width and height, pixels.
+
+        Returns:
+            ``(n, 2)`` x and y, pixels from the top left corner of the crop.
+        """
+        left, top, right, bottom = self.crop_box(size)
+        scale = self.crop / np.array([right - left, bottom - top])
+        moved: npt.NDArray[np.float64] = (
+            np.asarray(points, float).reshape(-1, 2) - (left, top)
+        ) * scale
+        return moved
+
 
 def square(image: Image.Image, spec: Preprocess) -> Pixels:
     """Resize the short side and crop the centre of an RGB image: ``(crop, crop, 3)`` uint8."""
-    width, height = resized_size(image.size, spec.resize)
-    left, top = (width - spec.crop) // 2, (height - spec.crop) // 2
     # Only the crop is computed: an extreme aspect ratio must not need an extreme amount of memory.
-    x, y = image.width / width, image.height / height
-    box = (left * x, top * y, (left + spec.crop) * x, (top + spec.crop) * y)
-    cropped = image.resize((spec.crop, spec.crop), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(cropped)
+    box = spec.crop_box(image.size)
+    return np.asarray(image.resize((spec.crop, spec.crop), Image.Resampling.BICUBIC, box=box))
 
 
 def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:

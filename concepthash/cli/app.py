@@ -15,6 +15,7 @@ VERBS = {
     "export": "Export a run as a bundle, checked in bits and ranks.",
     "index": "Bring a gallery up to date with folders of photos.",
     "query": "Find the images that look like these, and say in what.",
+    "explain": "Measure what concepts stand for, on annotated parts.",
     "dedupe": "List groups of images that look alike; deletes nothing.",
     "knn-graph": "Write the nearest others of every image.",
     "inspect": "Say what a run, bundle, gallery, index file or code file is.",

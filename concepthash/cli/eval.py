@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from concepthash.cli import baselines as table
 from concepthash.cli import options
 from concepthash.cli.kinds import kind_of
 from concepthash.cli.options import check_threads, setting, switch
@@ -23,11 +24,13 @@ EXAMPLES = (
     "chash eval runs/cub                 a run, on the data it was trained on",
     "chash eval cub.chb --data CUB_200_2011/",
     "chash eval database.npz queries.npz codes, whatever made them",
+    "chash eval runs/cub --baselines      published methods on the same backbone",
     "chash eval runs/cub --pr-curve pr.png --csv classes.csv --save-codes codes/",
 )
 
 
 def command(
+    ctx: typer.Context,
     target: Annotated[
         Path, typer.Argument(help="A run, a bundle, or the codes of a database.", metavar="TARGET")
     ],
@@ -51,11 +54,21 @@ def command(
         Path | None,
         switch("--pr-curve", text="Draw precision over recall here (.png, .svg, .pdf)."),
     ] = None,
-    csv: Annotated[Path | None, switch("--csv", text="Write the per-class table here.")] = None,
+    csv: Annotated[
+        Path | None, switch("--csv", text="Write the table per class, or of baselines, here.")
+    ] = None,
     save_codes: Annotated[
         Path | None,
         switch("--save-codes", text="Keep database.npz and queries.npz in this folder."),
     ] = None,
+    baselines: table.Baselines = False,
+    methods: table.Methods = None,
+    bits: table.Bits = None,
+    seeds: table.Seeds = None,
+    views: table.Views = None,
+    backbone: table.Backbone = None,
+    weights: table.Weights = None,
+    runs: table.Runs = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -74,6 +87,23 @@ def command(
         "test_share": test_share,
     }
     given = {key: value for key, value in changes.items() if value is not None}
+    asked = table.Options(methods, bits, seeds, views, backbone, weights, runs)
+    if baselines:
+        check_threads(threads)
+        table.refuse_unfit({"QUERIES": queries, "--pr-curve": pr_curve, "--save-codes": save_codes})
+        table.show_table(
+            target,
+            given,
+            asked,
+            csv=csv,
+            checkpoint=checkpoint,
+            threads=threads,
+            device=device,
+            named=config,
+            output=output,
+        )
+        return
+    asked.refuse(ctx)
     kind = kind_of(target)
     if queries is not None and kind != "codes":
         raise UsageError(

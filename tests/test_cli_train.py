@@ -26,6 +26,7 @@ workers = 0
 [model]
 backbone = "vit_tiny_patch16_224"
 weights = "none"
+concept_mode = "paper"
 freeze = false
 backbone_args = {{{", ".join(f"{key} = {value}" for key, value in TINY_VIT.items())}}}
 concepts = 2

@@ -66,7 +66,7 @@ def test_encoder__with_fresh_adapters_is_the_pretrained_network():
     x = torch.cat([x, tokens.expand(3, -1, -1)], 1)
     for block in reference.blocks:
         x = block(x)
-    features, _ = encoder(images, tokens)
+    features = encoder(images, tokens).features
     torch.testing.assert_close(features, x[:, -4:], rtol=1e-4, atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_encoder__maps_are_the_last_block_s_attention_to_the_patches():
     seen = {}
     encoder.blocks[-1].attn.register_forward_hook(lambda _, x, y: seen.update(x=x[0]))
     tokens = torch.randn(1, 4, 32)
-    _, maps = encoder(photos(2), tokens)
+    maps = encoder(photos(2), tokens).maps
     attention = encoder.blocks[-1].attn
     x = seen["x"]
     assert x.shape == (2, 1 + 9 + 4, 32)
@@ -116,7 +116,7 @@ def test_create_vit__names_what_is_wrong(name, reason):
 def test_encoder__takes_clip_image_towers(name):
     vit = create_vit(name, crop=64, arguments={"depth": 2})
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    features, maps = Encoder(vit, mean=MEAN, std=STD)(images, torch.randn(1, 4, 768))
+    features, maps, _ = Encoder(vit, mean=MEAN, std=STD)(images, torch.randn(1, 4, 768))
     assert features.shape == (2, 4, 768)
     assert maps.shape == (2, 4, 2, 2)
 
@@ -219,7 +219,7 @@ def test_class_centres__keep_text_fixed_and_learn_without_it():
 def test_encoder__takes_other_sizes_and_prefix_tokens_of_timm(name, prefix, crop):
     vit = create_vit(name, crop=crop, arguments={"depth": 1})
     assert vit.num_prefix_tokens == prefix
-    features, maps = Encoder(vit, mean=MEAN, std=STD)(
+    features, maps, _ = Encoder(vit, mean=MEAN, std=STD)(
         torch.zeros(2, crop, crop, 3, dtype=torch.uint8), torch.randn(1, 4, vit.embed_dim)
     )
     assert features.shape == (2, 4, vit.embed_dim)

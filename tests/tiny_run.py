@@ -19,6 +19,7 @@ def tiny_config(data: Path, **train: object) -> Config:
         "model": {
             "backbone": "vit_tiny_patch16_224",
             "weights": "none",
+            "concept_mode": "paper",
             "freeze": False,
             "backbone_args": TINY_VIT,
             "bits": 16,
@@ -30,3 +31,19 @@ def tiny_config(data: Path, **train: object) -> Config:
         "train": {"epochs": 2, "batch_size": 4, "eval_every": 1, "device": "cpu", **train},
     }
     return Config().updated(changes, where="test")
+
+
+def parts_config(data: Path, weights: Path, **train: object) -> Config:
+    """Mode parts on a backbone of three blocks, whose random weights stand for pretrained ones."""
+    import torch
+    from safetensors.torch import save_file
+
+    from concepthash.learn.backbone import create_vit
+
+    sizes = {**TINY_VIT, "depth": 3, "patch_size": 8}
+    if not weights.exists():
+        torch.manual_seed(0)
+        vit = create_vit("vit_tiny_patch16_224", crop=48, arguments=sizes)
+        save_file(vit.state_dict(), weights)
+    changes = {"backbone_args": sizes, "weights": str(weights), "concept_mode": "parts"}
+    return tiny_config(data, **train).updated({"model": changes}, where="test")

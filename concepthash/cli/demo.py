@@ -33,6 +33,7 @@ DEMO_CONFIG: dict[str, dict[str, Any]] = {
     "model": {
         "backbone": "vit_tiny_r_s16_p8_224",
         "weights": "none",
+        "concept_mode": "paper",  # parts are found in pretrained features
         "freeze": False,
         "backbone_args": {"patch_size": 2, "depth": 4, "embed_dim": 128, "num_heads": 4},
         "adapter_ratio": 0.0,

@@ -43,6 +43,7 @@ _HOMES = {
     "weights": ("model", "weights"),
     "bits": ("model", "bits"),
     "concepts": ("model", "concepts"),
+    "concept_mode": ("model", "concept_mode"),
     "guidance": ("guidance", "source"),
     "prompt": ("guidance", "prompt"),
     "epochs": ("train", "epochs"),
@@ -64,7 +65,11 @@ def command(
     concepts: Annotated[
         int | None, setting("--concepts", text="Concepts that share them (4).")
     ] = None,
-    epochs: Annotated[int | None, setting("--epochs", text="Passes over the photos (100).")] = None,
+    concept_mode: Annotated[
+        str | None,
+        setting("--concept-mode", text="parts (found in the photos), or paper (as published)."),
+    ] = None,
+    epochs: Annotated[int | None, setting("--epochs", text="Passes over the photos (30).")] = None,
     batch_size: options.BatchSize = None,
     lr: Annotated[float | None, setting("--lr", text="Peak learning rate (0.001).")] = None,
     seed: Annotated[int | None, setting("--seed", text="Of everything random (0).")] = None,
@@ -162,13 +167,15 @@ def _resolve(
     environment, flags = by_origin(ctx, _HOMES)
     if recorded is not None and _same_place(flags.get("data", {}).get("root"), recorded.data.root):
         flags["data"].pop("root")
-    config = run_config(
-        recorded or Config(),
-        named=named,
-        environment=environment,
-        assignments=assignments,
-        flags=flags,
-    )
+
+    def over(base: Config) -> Config:
+        return run_config(
+            base, named=named, environment=environment, assignments=assignments, flags=flags
+        )
+
+    config = over(recorded or Config())
+    if recorded is None:  # the mode that was asked for brings its own defaults
+        config = over(Config.recipe(config.model.concept_mode))
     if not config.data.root:
         raise UsageError("no photos were named", where="DATA", hint="chash train FOLDER")
     return config

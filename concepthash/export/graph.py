@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from concepthash.errors import UsageError
 from concepthash.learn.model import ConceptHash
-from concepthash.runtime.session import INPUT, OUTPUTS
+from concepthash.runtime.session import BACKGROUND, INPUT, OUTPUTS
 
 OPSET = 20
 
@@ -35,15 +35,19 @@ class Graph(nn.Module):
         self.concepts: Tensor
         self.powers: Tensor
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """``(B, H, W, 3)`` uint8 to codes ``(B, K/8)``, logits ``(B, K)``, maps ``(B, M, h, w)``.
+
+        A model of mode ``parts`` adds the background ``(B, h, w)``.
 
         Packing is a product with the powers of two: exact in float32, and every runtime has it.
         """
-        features, maps = self.encoder(image, self.concepts)
-        logits = self.head(features)
+        encoded = self.encoder(image, self.concepts)
+        logits = self.head(encoded.features)
         bits = (logits > 0).to(logits.dtype).unflatten(-1, (-1, 8))
-        return (bits @ self.powers).to(torch.uint8), logits, maps
+        outputs = ((bits @ self.powers).to(torch.uint8), logits, encoded.maps)
+        background = encoded.background
+        return outputs if background is None else (*outputs, background)
 
 
 def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
@@ -65,14 +69,17 @@ def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
             hint="a smaller --backbone",
         )
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    graph = Graph(model).eval()
+    with torch.inference_mode():
+        outputs = [*OUTPUTS, BACKGROUND][: len(graph(example))]
     with _quiet():
         program = torch.onnx.export(
-            Graph(model).eval(),
+            graph,
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=outputs,
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
             verbose=False,
         )

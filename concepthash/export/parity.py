@@ -128,6 +128,8 @@ def check_outputs(expected: Output, found: Encoded, *, where: object) -> None:
         GateError: if they differ by more than rounding, or are not finite.
     """
     pairs = {"logits": (found.logits, expected.logits), "maps": (found.attention, expected.maps)}
+    if found.background is not None and expected.background is not None:
+        pairs["background"] = (found.background, expected.background)
     for name, (ours, theirs) in pairs.items():
         difference = float(np.abs(ours - theirs.numpy()).max(initial=0.0))
         if not difference <= OUTPUT_TOLERANCE:  # also if it is not a number

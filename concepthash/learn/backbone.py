@@ -1,4 +1,4 @@
-"""A timm vision transformer as the encoder of ConceptHash: stem, adapted blocks, concept maps.
+"""A timm vision transformer taken apart, and mode ``paper``'s encoder made of its pieces.
 
 Only public attributes of timm's ``VisionTransformer`` are used: ``patch_embed``, ``norm_pre``,
 ``blocks``, ``norm`` and ``forward_features``, which with the blocks taken out is the stem.
@@ -6,7 +6,7 @@ Only public attributes of timm's ``VisionTransformer`` are used: ``patch_embed``
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -51,27 +51,19 @@ class AdaptedMlp(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """Images and concept tokens in, concept features and concept maps out.
+class TakenApart(nn.Module):
+    """A vision transformer as stem, blocks and input normalisation.
 
     Args:
-        vit: a timm VisionTransformer with ``num_classes=0``; taken apart here.
+        vit: a timm VisionTransformer with ``num_classes=0``; its parts are moved here.
         mean, std: of the input normalisation, three numbers each, for pixels in 0..1.
-        adapter_ratio: adapter bottleneck as a share of D; 0 for none.
-        freeze: keep the pretrained parameters fixed.
 
     Raises:
-        UsageError: if the backbone has no plain qkv attention to read maps from.
+        UsageError: if the backbone has no plain qkv attention to build on.
     """
 
     def __init__(
-        self,
-        vit: VisionTransformer,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        adapter_ratio: float = 0.5,
-        freeze: bool = True,
+        self, vit: VisionTransformer, *, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
         super().__init__()
         blocks = list(vit.blocks)
@@ -84,14 +76,6 @@ class Encoder(nn.Module):
         self.dim: int = vit.embed_dim
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.prefix_tokens: int = vit.num_prefix_tokens
-        self.frozen = freeze
-        if freeze:
-            vit.requires_grad_(False)
-        if adapter_ratio > 0:
-            bottleneck = max(1, round(self.dim * adapter_ratio))
-            for block in blocks:
-                block.mlp = AdaptedMlp(block.norm2, block.mlp, Adapter(self.dim, bottleneck))
-                block.norm2 = nn.Identity()
         self.norm_pre = vit.norm_pre
         vit.norm_pre = nn.Identity()
         vit.blocks = nn.Identity()
@@ -103,27 +87,74 @@ class Encoder(nn.Module):
         self.mean: Tensor
         self.std: Tensor
 
-    def forward(self, image: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, image: Tensor) -> Tensor:
+        """``(B, H, W, 3)`` uint8 to tokens ``(B, P + N, D)``, P of them prefix tokens."""
+        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
+        tokens: Tensor = self.stem.forward_features((pixels - self.mean) / self.std)
+        return tokens
+
+
+class Encoder(TakenApart):
+    """Mode ``paper``: concept tokens pass through every block beside the patches.
+
+    Args:
+        vit, mean, std: see :class:`TakenApart`.
+        adapter_ratio: adapter bottleneck as a share of D; 0 for none.
+        freeze: keep the pretrained parameters fixed.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        adapter_ratio: float = 0.5,
+        freeze: bool = True,
+    ) -> None:
+        if freeze:
+            vit.requires_grad_(False)
+        super().__init__(vit, mean=mean, std=std)
+        if adapter_ratio > 0:
+            bottleneck = max(1, round(self.dim * adapter_ratio))
+            block: Any
+            for block in self.blocks:
+                block.mlp = AdaptedMlp(block.norm2, block.mlp, Adapter(self.dim, bottleneck))
+                block.norm2 = nn.Identity()
+
+    def forward(self, image: Tensor, concepts: Tensor) -> Encoded:
         """Concept features and maps of a batch.
+
+        The maps are the attention each concept pays to every patch in the last block, heads
+        averaged, rows of sum <= 1.
 
         Args:
             image: ``(B, H, W, 3)`` uint8.
             concepts: concept tokens ``(1, M, D)``.
-
-        Returns:
-            Z ``(B, M, D)``, the concept tokens after the last block, and the attention each pays
-            to every patch in that block, heads averaged, ``(B, M, h, w)``, rows of sum <= 1.
         """
-        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
         count = concepts.shape[1]
-        x = self.stem.forward_features((pixels - self.mean) / self.std)
+        x = self.embed(image)
         x = self.norm_pre(torch.cat([x, concepts.expand(x.shape[0], -1, -1)], dim=1))
         for block in self.blocks[:-1]:
             x = block(x)
         last: Any = self.blocks[-1]
         rows = attention_rows(last.attn, last.norm1(x), count)
         maps = rows[:, :, self.prefix_tokens : -count]
-        return last(x)[:, -count:], maps.unflatten(-1, self.grid)
+        return Encoded(last(x)[:, -count:], maps.unflatten(-1, self.grid))
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives.
+
+    Args:
+        features: Z, ``(B, M, D)``, the concept tokens after the last block.
+        maps: ``(B, M, h, w)``, one a concept.
+        background: ``(B, h, w)``, where no concept looks; None in mode ``paper``.
+    """
+
+    features: Tensor
+    maps: Tensor
+    background: Tensor | None = None
 
 
 def attention_rows(attention: Any, x: Tensor, count: int) -> Tensor:
@@ -138,16 +169,29 @@ def attention_rows(attention: Any, x: Tensor, count: int) -> Tensor:
     Returns:
         ``(B, count, N)``, rows of sum 1.
     """
-    wq, wk, _ = attention.qkv.weight.chunk(3)
-    bias = attention.qkv.bias
-    bq, bk, _ = (None, None, None) if bias is None else bias.chunk(3)
-    heads = (attention.num_heads, -1)
-    q = F.linear(x[:, -count:], wq, bq).unflatten(-1, heads).transpose(1, 2)
-    k = F.linear(x, wk, bk).unflatten(-1, heads).transpose(1, 2)
-    q, k = attention.q_norm(q), attention.k_norm(k)
+    q, k, _ = project(attention, x[:, -count:], x)
     weights = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1)
     rows: Tensor = weights.mean(dim=1)
     return rows
+
+
+def project(attention: Any, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a timm ``Attention``, each ``(B, heads, tokens, D / heads)``.
+
+    Args:
+        attention: its parameters.
+        queries: ``(B, Q, D)`` tokens that look.
+        keys: ``(B, N, D)`` tokens that are looked at.
+    """
+    weights = attention.qkv.weight.chunk(3)
+    bias = attention.qkv.bias
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    heads = (attention.num_heads, -1)
+    q, k, v = (
+        F.linear(x, w, b).unflatten(-1, heads).transpose(1, 2)
+        for x, w, b in zip((queries, keys, keys), weights, biases, strict=True)
+    )
+    return attention.q_norm(q), attention.k_norm(k), v
 
 
 def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTransformer:

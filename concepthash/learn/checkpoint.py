@@ -39,6 +39,7 @@ from concepthash.images import Preprocess
 from concepthash.learn.backbone import Encoder, create_vit
 from concepthash.learn.config import Config, DataConfig, ModelConfig
 from concepthash.learn.model import ConceptHash, ConceptTokens, HashHead
+from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
 FORMAT_VERSION = 1
 
@@ -57,17 +58,17 @@ def build_model(
 
 
 def assemble(config: ModelConfig, vit: Any, *, mean: Any = None, std: Any = None) -> ConceptHash:
-    """Put concept tokens, adapters and hash head around a timm vision transformer.
+    """Put the parts of the configured concept mode around a timm vision transformer.
 
     ``mean`` and ``std`` are the input normalisation; by default that of the timm model.
     """
     known = resolve_model_data_config(vit)
+    mean, std = mean or known["mean"], std or known["std"]
+    layout = CodeLayout(config.bits, config.concepts)
+    if config.concept_mode == "parts":
+        return _assemble_parts(config, vit, layout, mean=mean, std=std)
     encoder = Encoder(
-        vit,
-        mean=mean or known["mean"],
-        std=std or known["std"],
-        adapter_ratio=config.adapter_ratio,
-        freeze=config.freeze,
+        vit, mean=mean, std=std, adapter_ratio=config.adapter_ratio, freeze=config.freeze
     )
     tokens = ConceptTokens(
         config.concepts,
@@ -77,8 +78,23 @@ def assemble(config: ModelConfig, vit: Any, *, mean: Any = None, std: Any = None
         dropout=config.concept_dropout,
         spread=config.concept_spread,
     )
-    layout = CodeLayout(config.bits, config.concepts)
     return ConceptHash(encoder, tokens, HashHead(layout, encoder.dim, spread=config.concept_spread))
+
+
+def _assemble_parts(
+    config: ModelConfig, vit: Any, layout: CodeLayout, *, mean: Any, std: Any
+) -> ConceptHash:
+    depth = len(vit.blocks)
+    encoder = PartEncoder(
+        vit,
+        mean=mean,
+        std=std,
+        concepts=config.concepts,
+        part_dim=min(config.part_dim, vit.embed_dim),
+        tuned=min(depth, max(1, round(depth * config.tuned_share))),
+    )
+    tokens = ClassTokens(config.concepts, dim=encoder.dim)
+    return ConceptHash(encoder, tokens, PartHashHead(layout, encoder.dim))
 
 
 @dataclass(frozen=True)

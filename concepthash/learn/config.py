@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from concepthash.codes import CodeLayout
 from concepthash.errors import UsageError
 
-ConceptMode = Literal["paper"]
+ConceptMode = Literal["parts", "paper"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "sgd"]
 Augment = Literal["flip", "trivial"]
@@ -36,7 +36,7 @@ class DataConfig:
     level: str = "variant"  # FGVC-Aircraft only: variant, family, manufacturer
     val_share: float = 0.1  # of the train split, to choose the best epoch; 0 trains on everything
     resize: int = 256  # short side at test time, pixels
-    crop: int = 224  # input side of the network, pixels
+    crop: int = 256  # input side of the network, pixels; mode paper: 224
     cache_mb: int = 4096  # decoded photos are kept in memory up to this size
     workers: int = 1  # processes that augment photos
     strict: bool = False  # a photo that cannot be read is an error, not skipped
@@ -58,10 +58,13 @@ class ModelConfig:
     backbone: str = "vit_base_patch32_clip_quickgelu_224.openai"  # timm name
     weights: str = ""  # safetensors file; "" looks them up by name; "none" starts from scratch
     backbone_args: dict[str, int] = field(default_factory=dict)  # passed to timm.create_model
-    freeze: bool = True  # train adapters and concepts only
     bits: int = 64  # K
     concepts: int = 4  # M
-    concept_mode: ConceptMode = "paper"
+    concept_mode: ConceptMode = "parts"  # docs/method.md tells them apart
+    tuned_share: float = 0.34  # mode parts: of the blocks, the last ones that learn
+    object_area: float = 0.4  # mode parts: share of a photo that its object covers, at first
+    part_dim: int = 128  # mode parts: dimensions in which parts are compared, at most D
+    freeze: bool = True  # mode paper, as all that follows: train adapters and concepts only
     concept_dim: int = 512  # D', width of the concept queries
     concept_heads: int = 8  # heads of the attention among the queries
     concept_dropout: float = 0.1  # on that attention
@@ -70,9 +73,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         CodeLayout(self.bits, self.concepts)
-        _at_least(
-            self, {"concept_dim": 1, "concept_heads": 1, "adapter_ratio": 0, "concept_spread": 0}
-        )
+        least = {"concept_dim": 1, "concept_heads": 1, "adapter_ratio": 0, "concept_spread": 0}
+        _at_least(self, {**least, "part_dim": 1, "tuned_share": 0, "object_area": 0.01})
+        for key in ("tuned_share", "object_area"):
+            if getattr(self, key) > 1:
+                raise UsageError(
+                    f"a share is at most 1, not {getattr(self, key)}",
+                    where=f"model.{key}",
+                    hint=f"--set model.{key}=0.3",
+                )
         if self.concept_dim % self.concept_heads:
             raise UsageError(
                 f"{self.concept_heads} heads cannot share {self.concept_dim} dimensions evenly",
@@ -105,7 +114,7 @@ class LossConfig:
 class TrainConfig:
     """How it is optimised."""
 
-    epochs: int = 100
+    epochs: int = 30  # mode paper: 100
     batch_size: int = 32  # per step and device
     accumulate: int = 1  # steps per optimiser update
     optimizer: Optimizer = "adamw"
@@ -144,6 +153,17 @@ class Config:
                 where="train.patience",
                 hint="--val 0.1",
             )
+
+    @classmethod
+    def recipe(cls, mode: ConceptMode) -> Config:
+        """The defaults of a concept mode; those of ``paper`` are the authors' configuration."""
+        if mode == "parts":
+            return cls()
+        return cls(
+            data=DataConfig(crop=224),
+            model=ModelConfig(concept_mode=mode),
+            train=TrainConfig(epochs=100),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All settings as plain values."""

@@ -34,10 +34,12 @@ from concepthash.learn.checkpoint import (
     write_tensors,
 )
 from concepthash.learn.config import Config, TrainConfig
+from concepthash.learn.discovery import discover_parts
 from concepthash.learn.guidance import ClassEmbeddings
 from concepthash.learn.hashing import hash_split
 from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.model import ConceptHash
+from concepthash.learn.parts import PartEncoder
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
 from concepthash.learn.report import Reporter
 from concepthash.metrics import average_precision
@@ -81,7 +83,11 @@ class Trainer:
             torch.from_numpy(embeddings.vectors), self.layout.bits, learned=embeddings.learned
         )
         self.objective = Objective(
-            centres, concepts=self.layout.concepts, dim=model.encoder.dim, config=config.loss
+            centres,
+            concepts=self.layout.concepts,
+            dim=model.encoder.dim,
+            shared=config.model.concept_mode == "paper",
+            config=config.loss,
         )
         self.epoch = 0
         self.best = -1.0
@@ -113,6 +119,7 @@ class Trainer:
         trainee = Trainee(self.model, self.objective)
         self.optimizer: Any = make_optimizer(trainee, config)
         if state is None:
+            self._discover(fit)
             self._record()
         else:
             self._restore(state)
@@ -130,6 +137,20 @@ class Trainer:
             self._save(values)
         self.accelerator.end_training()
         self.accelerator.wait_for_everyone()
+
+    def _discover(self, fit: Split) -> None:
+        """Mode ``parts``: find the maps before anything learns."""
+        if isinstance(self.model.encoder, PartEncoder):
+            found = discover_parts(
+                self.model,
+                self.data.root,
+                fit,
+                self.preprocess,
+                area=self.config.model.object_area,
+                seed=self.config.train.seed,
+                reporter=self.tell,
+            )
+            self.tell.note(f"parts: {found}")
 
     def _refuse_lost_classes(self, photos: TrainingPhotos) -> None:
         lost = set(range(len(self.data.class_names))) - set(photos.labels.tolist())

@@ -50,18 +50,19 @@ def quantisation_loss(
 def concept_loss(
     features: Tensor, centroids: Tensor, labels: Tensor, *, scale: float, margin: float
 ) -> Tensor:
-    """L_cd: each concept's feature ``(B, M, D)`` alone against learned centroids ``(C, D)``.
+    """L_cd: each concept's feature ``(B, M, D)`` alone against learned class centroids.
 
     Averaged over concepts, so every sub-code has to tell the classes apart by itself.
+
+    Args:
+        centroids: ``(C, D)`` that all concepts share (mode ``paper``), or ``(M, C, D)``.
     """
-    count = features.shape[1]
-    return cosine_margin_loss(
-        features.flatten(0, 1),
-        centroids,
-        labels.repeat_interleave(count),
-        scale=scale,
-        margin=margin,
-    )
+    shared = centroids.expand(features.shape[1], *centroids.shape[-2:])
+    losses = [
+        cosine_margin_loss(features[:, m], shared[m], labels, scale=scale, margin=margin)
+        for m in range(features.shape[1])
+    ]
+    return torch.stack(losses).mean()
 
 
 def diversity_loss(maps: Tensor) -> Tensor:
@@ -103,17 +104,25 @@ class Objective(nn.Module):
         centres: gives o_c ``(C, K)``.
         concepts: M.
         dim: D, width of the concept features.
+        shared: one class centroid for all concepts (mode ``paper``) instead of one for each.
         config: weights, scale and margin.
     """
 
     def __init__(
-        self, centres: ClassCentres, *, concepts: int, dim: int, config: LossConfig
+        self,
+        centres: ClassCentres,
+        *,
+        concepts: int,
+        dim: int,
+        shared: bool = True,
+        config: LossConfig,
     ) -> None:
         super().__init__()
         self.centres = centres
         self.config = config
         self.embedding = nn.Parameter(torch.randn(concepts, dim) * 0.02)  # E'
-        self.centroids = nn.Parameter(torch.randn(len(centres.embeddings), dim) * 0.02)
+        each = () if shared else (concepts,)
+        self.centroids = nn.Parameter(torch.randn(*each, len(centres.embeddings), dim) * 0.02)
         if not config.concept:  # a term that is left out trains nothing
             self.embedding.requires_grad_(False)
             self.centroids.requires_grad_(False)

@@ -1,7 +1,8 @@
-"""The network of ConceptHash: concept tokens, encoder, hash head (arXiv 2406.08457, section 3).
+"""The network of ConceptHash, and mode ``paper``'s tokens and head (arXiv 2406.08457, section 3).
 
 ``ConceptHash(encoder, concepts, head)`` is the model that is trained and exported; what training
-alone needs (class centres, losses) is in :mod:`concepthash.learn.losses`.
+alone needs (class centres, losses) is in :mod:`concepthash.learn.losses`. Mode ``parts`` has an
+encoder, tokens and head of its own in :mod:`concepthash.learn.parts`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from concepthash.codes import CodeLayout
 from concepthash.learn.backbone import Encoder
+from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
 
 @dataclass
@@ -22,12 +24,14 @@ class Output:
     Args:
         logits: ``(B, K)``; bit = logit > 0.
         features: Z, ``(B, M, D)``, the concept tokens after the last block.
-        maps: ``(B, M, h, w)``, attention of each concept to the patches.
+        maps: ``(B, M, h, w)``, where each concept looks.
+        background: ``(B, h, w)``, where none does; None in mode ``paper``.
     """
 
     logits: Tensor
     features: Tensor
     maps: Tensor
+    background: Tensor | None = None
 
 
 class ConceptTokens(nn.Module):
@@ -92,12 +96,18 @@ class ConceptHash(nn.Module):
     """Photos to logits, concept features and concept maps.
 
     Args:
-        encoder: see :class:`concepthash.learn.backbone.Encoder`.
+        encoder: :class:`concepthash.learn.backbone.Encoder` (mode ``paper``) or
+            :class:`concepthash.learn.parts.PartEncoder`.
         concepts: gives the concept tokens ``(1, M, D)``.
         head: features ``(B, M, D)`` to logits ``(B, K)``.
     """
 
-    def __init__(self, encoder: Encoder, concepts: ConceptTokens, head: HashHead) -> None:
+    def __init__(
+        self,
+        encoder: Encoder | PartEncoder,
+        concepts: ConceptTokens | ClassTokens,
+        head: HashHead | PartHashHead,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.concepts = concepts
@@ -105,5 +115,5 @@ class ConceptHash(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         """``image`` is ``(B, H, W, 3)`` uint8, prepared by concepthash.images.Preprocess."""
-        features, maps = self.encoder(image, self.concepts())
-        return Output(self.head(features), features, maps)
+        encoded = self.encoder(image, self.concepts())
+        return Output(self.head(encoded.features), *encoded)

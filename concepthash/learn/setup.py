@@ -73,6 +73,12 @@ def build_pretrained(
     """
     settings = config.model
     vit = create_vit(settings.backbone, crop=config.data.crop, arguments=settings.backbone_args)
+    if settings.weights == "none" and settings.concept_mode == "parts":
+        raise UsageError(
+            "parts are found in pretrained features; a backbone of random numbers has none",
+            where="model.concept_mode",
+            hint="--weights FILE, or --concept-mode paper --set model.freeze=false",
+        )
     if settings.weights == "none":
         frozen = " and stays there: --set model.freeze=false lets it learn" * settings.freeze
         tell.note(f"weights: {settings.backbone} starts from random numbers{frozen}")

@@ -21,6 +21,9 @@ INPUT = "image"
 OUTPUTS = {"codes": "tensor(uint8)", "logits": "tensor(float)", "attention": "tensor(float)"}
 """The graph contract: each output and its type."""
 
+BACKGROUND = "background"
+"""One more output where the maps share out the object: where no concept looks."""
+
 MOST_THREADS = 1024
 
 CPU = "CPUExecutionProvider"
@@ -37,11 +40,13 @@ class Encoded:
         codes: ``(B, K / 8)`` uint8.
         logits: ``(B, K)`` float32; a bit is set where its logit is above 0.
         attention: ``(B, M, h, w)`` float32, one map a concept.
+        background: ``(B, h, w)`` float32, where no concept looks; None if the graph does not say.
     """
 
     codes: Codes
     logits: npt.NDArray[np.float32]
     attention: npt.NDArray[np.float32]
+    background: npt.NDArray[np.float32] | None = None
 
 
 class Session:
@@ -72,12 +77,13 @@ class Session:
         return _fixed(shapes["codes"][-1])
 
     def run(self, pixels: Pixels) -> Encoded:
-        """Codes, logits and attention of a batch ``(B, H, W, 3)`` uint8.
+        """All outputs for a batch ``(B, H, W, 3)`` uint8.
 
         Raises:
             BackendError: if ONNX Runtime cannot compute it.
         """
-        return Encoded(*self._run(list(OUTPUTS), pixels))
+        known = {node.name for node in self._native.get_outputs()}
+        return Encoded(*self._run([*OUTPUTS, *({BACKGROUND} & known)], pixels))
 
     def codes(self, pixels: Pixels) -> Codes:
         """Only the codes ``(B, K / 8)`` uint8 of a batch ``(B, H, W, 3)`` uint8.

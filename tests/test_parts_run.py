@@ -1,0 +1,95 @@
+"""Mode parts from photos to a bundle: a real training at the smallest size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from safetensors.torch import load_file  # noqa: E402
+from tiny_run import drawn_birds, parts_config, tiny_config  # noqa: E402
+
+from concepthash.decode import decode_batches  # noqa: E402
+from concepthash.errors import UsageError  # noqa: E402
+from concepthash.learn.checkpoint import Run  # noqa: E402
+from concepthash.learn.train import train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    return drawn_birds(tmp_path_factory.mktemp("birds") / "drawn")
+
+
+@pytest.fixture(scope="module")
+def run(birds, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    return train(parts_config(birds, folder / "vit.safetensors"), folder / "a")
+
+
+def state(path):
+    return Run.open(path).load("last").state_dict()
+
+
+def test_train__keeps_the_maps_it_found_and_trains_the_last_blocks(run):
+    frozen = load_file(run.run / "frozen.safetensors")
+    learned = load_file(run.run / "last.safetensors")
+    assert any(name.startswith("encoder.blocks.0.") for name in frozen)
+    assert any(name.startswith("encoder.stem.") for name in frozen)
+    assert {name.split(".")[2] for name in learned if name.startswith("encoder.blocks.")} == {"2"}
+    assert learned["encoder.part_maps.prototypes"].norm(dim=1) == pytest.approx([1, 1], abs=1e-5)
+    assert run.evaluation is not None
+
+
+def test_train__parts_two_runs_with_one_seed_are_equal(run, birds, tmp_path):
+    config = parts_config(birds, tmp_path / "vit.safetensors")
+    again = train(config, tmp_path / "b")
+    one, two = state(run.run), state(again.run)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__parts_resumes_to_the_same_network(run, birds, tmp_path, monkeypatch):
+    from concepthash.learn.loop import Trainer
+
+    config = parts_config(birds, tmp_path / "vit.safetensors")
+    whole = Trainer._epoch
+
+    def stop(self, *args):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return whole(self, *args)
+
+    monkeypatch.setattr(Trainer, "_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "b")
+    monkeypatch.undo()
+    train(config, tmp_path / "b", resume=True)
+    one, two = state(run.run), state(tmp_path / "b")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__parts_needs_pretrained_weights(birds, tmp_path):
+    config = tiny_config(birds).updated({"model": {"concept_mode": "parts"}}, where="test")
+    with pytest.raises(UsageError, match="pretrained") as caught:
+        train(config, tmp_path / "c")
+    assert "--concept-mode paper" in str(caught.value)
+
+
+def test_export__parts_bundle_has_the_network_s_maps_and_background(run):
+    pytest.importorskip("onnx")
+    from concepthash.export.bundle import export_bundle
+    from concepthash.runtime.hasher import Hasher
+
+    result = export_bundle(run.run, force=True)
+    assert result.parity.bits_flipped == 0
+    hasher = Hasher(result.bundle)
+    opened = Run.open(run.run)
+    model = opened.load()
+    photos = sorted(Path(opened.data_config().root).rglob("train/*/*.jpg"))[:5]
+    batch = next(iter(decode_batches(photos, hasher.preprocess)))
+    found = hasher.encode(batch.pixels)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(batch.pixels))
+    np.testing.assert_allclose(found.attention, expected.maps.numpy(), atol=1e-4)
+    assert found.background is not None
+    np.testing.assert_allclose(found.background, expected.background.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.attention.sum(axis=1) + found.background, 1, atol=1e-4)

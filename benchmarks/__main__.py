@@ -1,13 +1,18 @@
 """Run every measurement that this machine has the data for; each writes its own JSON.
 
 Each is a process of its own, so that its peak of memory is its own too. ``gallery`` needs 15 GB of
-disk, ``search`` and ``tables`` 8 GB of memory; run a smaller one by its name: ``python -m
-benchmarks.search --codes 10000000``.
+disk, ``search`` and ``tables`` 8 GB of memory, ``concepts`` hours; run a smaller one by its name:
+``python -m benchmarks.search --codes 10000000``.
 """
 
 import subprocess
 import sys
 
-for name in ("decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery"):
+from benchmarks.report import SHARED
+
+ANYWHERE = ("decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery")
+ON_PHOTOS = ("discovery", "baselines", "concepts") if SHARED.exists() else ()
+
+for name in (*ANYWHERE, *ON_PHOTOS):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

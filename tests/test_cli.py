@@ -250,6 +250,22 @@ def test_train__dry_run_as_json(chash: Chash, tmp_path: Path) -> None:
     assert value["data"] == {"classes": 2, "train": 4, "test": 2}
 
 
+def test_train__a_concept_mode_brings_its_own_defaults(chash: Chash, tmp_path: Path) -> None:
+    data = photos(tmp_path / "data")
+
+    def config(*arguments: str) -> dict[str, dict[str, object]]:
+        result = chash("train", data, "--dry-run", "--json", *arguments)
+        return result.json("chash.config/1")["config"]
+
+    ours = config()
+    assert (ours["model"]["concept_mode"], ours["data"]["crop"]) == ("parts", 256)
+    paper = config("--concept-mode", "paper")
+    assert (paper["data"]["crop"], paper["train"]["epochs"]) == (224, 100)
+    chosen = config("--set", "model.concept_mode='paper'", "--epochs", "7")
+    assert (chosen["data"]["crop"], chosen["train"]["epochs"]) == (224, 7)
+    assert chash("train", data, "--concept-mode", "papers", "--dry-run").code == 2
+
+
 def test_settings__flag_then_environment_then_file_then_project(
     chash: Chash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ class ModelConfig:
     bits: int = 64  # K
     concepts: int = 4  # M
     concept_mode: ConceptMode = "parts"  # docs/method.md tells them apart
-    tuned_share: float = 0.34  # mode parts: of the blocks, the last ones that learn
+    tuned_share: float = 0.25  # mode parts: of the blocks, the last ones that learn
     object_area: float = 0.4  # mode parts: share of a photo that its object covers, at first
     part_dim: int = 128  # mode parts: dimensions in which parts are compared, at most D
     freeze: bool = True  # mode paper, as all that follows: train adapters and concepts only

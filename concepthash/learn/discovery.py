@@ -1,6 +1,6 @@
 """Parts found in the training photos without part annotations, in closed form.
 
-Three steps on the frozen patch tokens, smoothed (what each is worth: docs/method.md):
+Three steps on the frozen patch tokens, smoothed (what each is worth: ``benchmarks/discovery.py``):
 
 1. **Object against background.** A ridge discriminant (Fisher 1936) of the photo's centre against
    its border, then of what it found against the rest, a few rounds. Only a prior is given: objects
@@ -11,7 +11,7 @@ Three steps on the frozen patch tokens, smoothed (what each is worth: docs/metho
    classes are the pairs ("best buddies" of Dekel et al., CVPR 2015).
 3. **Prototypes** by spherical k-means (Dhillon & Modha 2001) on the object's tokens in that space.
 
-Everything is seeded, and computed by the main process alone.
+Everything follows from the seed and the photos.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ PARTNERS = 8
 
 RESTARTS = 10
 """Of k-means; the best is kept."""
-
 
 MOST_VALUES = 2**26
 """Token values kept at once, 256 MiB: 1,300 photos of a ViT-Ti/16 at 256 pixels."""

@@ -86,7 +86,7 @@ def tokens_after(
                 x = block(x)
                 if number in found:
                     found[number].append(x[:, encoder.prefix_tokens :])
-    return {block: torch.cat(parts).clone() for block, parts in found.items()}
+    return {block: torch.cat(parts) for block, parts in found.items()}
 
 
 def clustered(photos: Photos, steps: int, concepts: int) -> Tensor:

@@ -116,10 +116,10 @@ def discover_parts(
             reporter.progress("finding parts", sum(map(len, tokens)), len(order))
     if not tokens:
         raise DataError("no training photo can be read", where=root, hint="chash train --dry-run")
-    found = torch.cat(tokens).clone()
+    found = torch.cat(tokens)
     prefix = encoder.prefix_tokens
     with torch.no_grad():
-        result = discover(encoder.part_maps, found[:, prefix:].clone(), area=area, seed=seed)
+        result = discover(encoder.part_maps, found[:, prefix:], area=area, seed=seed)
         start = found[:, 0] if prefix else found.mean(dim=1)
         noise = torch.randn(model.concepts().shape, generator=torch.Generator().manual_seed(seed))
         assert isinstance(model.concepts, ClassTokens)

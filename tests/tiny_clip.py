@@ -23,7 +23,7 @@ def tiny_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     open_clip = pytest.importorskip("open_clip")
     from safetensors.torch import save_file
 
-    from concepthash.learn import guidance
+    from concepthash.learn import clip
 
     folder.mkdir(parents=True)
     config = folder / "tiny-clip.json"
@@ -32,7 +32,7 @@ def tiny_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", [*factory._MODEL_CONFIG_PATHS])
     monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS})
     open_clip.add_model_config(config)
-    monkeypatch.setitem(guidance.CLIP_ARCHITECTURES, "tiny_clip", "tiny-clip")
+    monkeypatch.setitem(clip.CLIP_ARCHITECTURES, "tiny_clip", "tiny-clip")
     torch.manual_seed(0)
     state = open_clip.create_model("tiny-clip").state_dict()
     contiguous = {name: value.contiguous() for name, value in state.items()}

@@ -24,35 +24,13 @@ import numpy.typing as npt
 import torch
 
 from concepthash.errors import BackendError, UsageError, WeightsError
+from concepthash.learn.clip import clip_architecture, clip_tag, load_clip
 from concepthash.learn.config import GuidanceConfig
-from concepthash.learn.lookup import CLIP_FILES, check_safetensors, find_weights
 
 Vectors = npt.NDArray[np.float32]
 
 LEARNED_WIDTH = 512
 """Width of the learned embeddings of guidance ``none``: that of CLIP ViT-B's text tower."""
-
-# Text towers of timm's CLIP image towers: prefix of the timm name -> open_clip's architecture.
-CLIP_ARCHITECTURES = {
-    "vit_base_patch32_clip": "ViT-B-32",
-    "vit_base_patch16_clip": "ViT-B-16",
-    "vit_large_patch14_clip": "ViT-L-14",
-    "vit_huge_patch14_clip": "ViT-H-14",
-}
-# timm's pretrained tags -> open_clip's, where the two differ.
-CLIP_TAGS = {
-    ("ViT-B-32", "laion2b"): "laion2b_s34b_b79k",
-    ("ViT-B-16", "laion2b"): "laion2b_s34b_b88k",
-    ("ViT-L-14", "laion2b"): "laion2b_s32b_b82k",
-    ("ViT-H-14", "laion2b"): "laion2b_s32b_b79k",
-    ("ViT-B-32", "datacompxl"): "datacomp_xl_s13b_b90k",
-    ("ViT-B-16", "datacompxl"): "datacomp_xl_s13b_b90k",
-    ("ViT-L-14", "datacompxl"): "datacomp_xl_s13b_b90k",
-    ("ViT-B-32", "metaclip_2pt5b"): "metaclip_fullcc",
-    ("ViT-B-16", "metaclip_2pt5b"): "metaclip_fullcc",
-    ("ViT-L-14", "metaclip_2pt5b"): "metaclip_fullcc",
-}
-
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
@@ -112,14 +90,6 @@ def embed_classes(
     )
 
 
-def clip_architecture(backbone: str) -> str | None:
-    """open_clip's architecture of a timm CLIP image tower, QuickGELU told apart; None if none."""
-    for prefix, architecture in CLIP_ARCHITECTURES.items():
-        if backbone.startswith(prefix):
-            return f"{architecture}-quickgelu" if "quickgelu" in backbone else architecture
-    return None
-
-
 def _clip(
     prompts: list[str],
     argument: str,
@@ -128,45 +98,27 @@ def _clip(
     offline: bool,
     note: Callable[[str], None],
 ) -> ClassEmbeddings:
-    try:
-        import open_clip
-    except ImportError:
-        raise BackendError(
-            "CLIP guidance needs open_clip", hint="pip install 'concepthash[train]'"
-        ) from None
-    architecture, _, tag = argument.partition(":")
+    architecture, _, weights = argument.partition(":")
     if not argument:
-        architecture = clip_architecture(backbone) or ""
-        timm_tag = backbone.partition(".")[2]
-        base = architecture.removesuffix("-quickgelu")
-        tag = CLIP_TAGS.get((base, timm_tag), timm_tag)
-    if architecture not in open_clip.list_models() or not tag:
-        raise UsageError(
-            f"no text tower is known for {argument or backbone!r}",
-            where="guidance.source",
-            hint="--guidance clip:ARCH:TAG-or-FILE, such as clip:ViT-B-32:laion2b_e16",
-        )
-    if tag.endswith(".safetensors") or Path(tag).exists():
-        path = check_safetensors(Path(tag))
-    else:
-        known = open_clip.get_pretrained_cfg(architecture, tag)
-        repository = str(known.get("hf_hub", "")).strip("/") or None
-        name = f"{architecture}-{tag}"
-        path = find_weights(name, repository, files=CLIP_FILES, offline=offline, note=note)
-    try:
-        model = open_clip.create_model(architecture, pretrained=str(path)).eval()
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the weights are not those of {architecture}: {str(error).splitlines()[0]}",
-            where=path,
-            hint="--guidance clip:ARCH:FILE with a whole CLIP in open_clip's key names",
-        ) from None
+        architecture = clip_architecture(backbone) or backbone
+        weights = clip_tag(architecture, backbone)
+    model = load_clip(
+        architecture,
+        weights,
+        where="guidance.source",
+        hint="--guidance clip:ARCH:TAG-or-FILE, such as clip:ViT-B-32:laion2b_e16, with a whole "
+        "CLIP in open_clip's key names",
+        offline=offline,
+        note=note,
+    ).model
+    from open_clip import get_tokenizer
+
     tower = model.text if hasattr(model, "text") else model
     tower.text_projection = None  # pooled features before the projection, as in the paper's code
-    tokens = open_clip.get_tokenizer(architecture)(prompts)
+    tokens = get_tokenizer(architecture)(prompts)
     with torch.inference_mode():
         batches = [model.encode_text(chunk) for chunk in tokens.split(64)]
-    return ClassEmbeddings(torch.cat(batches).float().numpy(), f"clip:{architecture}:{tag}")
+    return ClassEmbeddings(torch.cat(batches).float().numpy(), f"clip:{architecture}:{weights}")
 
 
 def _sentence(prompts: list[str], argument: str) -> ClassEmbeddings:

@@ -8,25 +8,20 @@ this machine; the network is never used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from concepthash.errors import BackendError, UsageError, WeightsError
+from concepthash.errors import UsageError
 from concepthash.images import Pixels
-from concepthash.learn.guidance import CLIP_TAGS, clip_architecture
-from concepthash.learn.lookup import CLIP_FILES, check_safetensors, find_weights
+from concepthash.learn.clip import clip_architecture, clip_tag, load_clip
 
 PROMPT = "a photo of the {word}"
 AUTO = "auto"
-
-_HINT = "--clip FILE.safetensors with a whole CLIP in open_clip's key names"
 
 
 def word_fit(
@@ -57,7 +52,16 @@ def word_fit(
             where="--clip",
             hint="--parts FILE with annotated parts, or --set 0=NAME by hand",
         )
-    model, mean, std = _whole_clip(architecture, backbone, weights)
+    clip = load_clip(
+        architecture,
+        clip_tag(architecture, backbone) if weights == AUTO else weights,
+        where="--clip",
+        hint="--clip FILE.safetensors with a whole CLIP in open_clip's key names",
+        offline=True,
+        note=lambda _: None,
+    )
+    model = clip.model
+    mean, std = (torch.tensor(clip.preparation[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():
         texts = _texts(model, architecture, words)
         photos = [model.encode_image(_batch(own, model, mean, std), normalize=True)
@@ -69,52 +73,6 @@ def word_fit(
             (model.logit_scale.exp() * similar).double().softmax(dim=1).numpy()
         )
     return fit
-
-
-def _whole_clip(architecture: str, backbone: str, weights: str) -> tuple[Any, Tensor, Tensor]:
-    """Both towers, and mean and deviation of the pixels the image tower wants."""
-    try:
-        import open_clip
-    except ImportError:
-        raise BackendError(
-            "names from CLIP need open_clip", hint="pip install 'concepthash[train]'"
-        ) from None
-    known: dict[str, Any] = {}
-    if weights.endswith(".safetensors") or Path(weights).exists():
-        path = check_safetensors(_in_folder(Path(weights)))
-    else:
-        tag = backbone.partition(".")[2] if weights == AUTO else weights
-        tag = CLIP_TAGS.get((architecture.removesuffix("-quickgelu"), tag), tag)
-        known = open_clip.get_pretrained_cfg(architecture, tag)
-        path = _on_this_machine(f"{architecture}-{tag}", known)
-    try:
-        model = open_clip.create_model(architecture, pretrained=str(path)).eval()
-    except (RuntimeError, SafetensorError) as error:
-        raise WeightsError(
-            f"the weights are not those of {architecture}: {str(error).splitlines()[0]}",
-            where=path,
-            hint=_HINT,
-        ) from None
-    prepared = {**open_clip.get_model_preprocess_cfg(model), **known}
-    mean, std = (torch.tensor(prepared[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    return model, mean, std
-
-
-def _on_this_machine(name: str, known: dict[str, Any]) -> Path:
-    repository = str(known.get("hf_hub", "")).strip("/") or None
-    try:
-        return find_weights(name, repository, files=CLIP_FILES, offline=True, note=lambda _: None)
-    except WeightsError as error:
-        raise WeightsError(error.what, where=error.where, hint=_HINT) from None
-
-
-def _in_folder(path: Path) -> Path:
-    """The weights in a folder; of a file, the file itself."""
-    if not path.is_dir():
-        return path
-    found = [path / name for name in CLIP_FILES if (path / name).is_file()]
-    found += sorted(path.glob("*.safetensors"))
-    return found[0] if found else path / CLIP_FILES[0]
 
 
 def _texts(model: Any, architecture: str, words: Sequence[str]) -> Tensor:

@@ -1,6 +1,7 @@
 """Fixtures that more than one test file uses."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,16 @@ def chash(
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return Chash(monkeypatch, capsys)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash layers of the baselines train just long enough, for tests of other than quality."""
+    pytest.importorskip("torch")
+    from concepthash.learn.baselines.hashlayer import HashLayerFit, Schedule
+    from concepthash.learn.baselines.registry import BASELINES
+
+    for name, method in BASELINES.items():
+        if isinstance(method.fit, HashLayerFit):
+            short = replace(method.fit, schedule=Schedule(steps=40))
+            monkeypatch.setitem(BASELINES, name, replace(method, fit=short))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_datasets import photos
+from dataset_files import photos
 
 from concepthash.datasets import Dataset, check_files, load_dataset
 

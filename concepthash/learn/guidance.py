@@ -32,6 +32,7 @@ Vectors = npt.NDArray[np.float32]
 LEARNED_WIDTH = 512
 """Width of the learned embeddings of guidance ``none``: that of CLIP ViT-B's text tower."""
 
+
 @dataclass(frozen=True)
 class ClassEmbeddings:
     """e_c of every class.

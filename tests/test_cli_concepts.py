@@ -404,5 +404,7 @@ def test_export__keeps_the_names_of_the_model_it_replaces(chash: Chash, tmp_path
     assert names_of("run.chb") == ("concept 0", "concept 1")
     assert chash("concepts", "name", "run.chb", "--set", "1=wing").code == 0
     train(tiny_config(data, epochs=1, seed=1), Path("run2"))
-    assert chash("export", "run2", "--out", "run.chb", "--force").code == 0
+    result = chash("export", "run2", "--out", "run.chb", "--force")
+    assert result.code == 0
+    assert "chash concepts name run.chb --set 1=wing\n" in result.err
     assert names_of("run.chb") == ("concept 0", "concept 1")  # of another model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def export_bundle(
         skipped = Skipped()
         parity = _check(run, model, path, sample, skipped, tell)
         gate(parity, where=run_path)
-        bundle = _write(run, which, path, target, parity, force)
+        bundle = _write(run, which, path, target, parity, force, tell)
     return ExportResult(bundle.path, (MODEL,), parity, skipped)
 
 
@@ -158,7 +158,9 @@ def without_folders(source: str) -> str:
     return ":".join(Path(part).name or part for part in source.split(":"))
 
 
-def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force: bool) -> Bundle:
+def _write(
+    run: Run, which: str, onnx: Path, target: Path, parity: Parity, force: bool, tell: Reporter
+) -> Bundle:
     progress = run.progress(which)
     evaluation = run.path / "eval.json"
     report = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
@@ -172,11 +174,7 @@ def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force
     guidance = {**run.record["guidance"]}
     guidance["source"] = without_folders(guidance["source"])
     identity = fingerprint(run.weights_sha256(which), run.preprocess, run.layout)
-    names = default_names(run.layout.concepts)
-    if target.exists():  # to be replaced: what a person called these very concepts is kept
-        with suppress(BundleError):
-            replaced = Bundle.open(target).manifest
-            names = replaced.concept_names if replaced.fingerprint == identity else names
+    names = _names_to_keep(target, identity, tell) or default_names(run.layout.concepts)
     manifest = Manifest(
         name=target.name.removesuffix(SUFFIX),
         bits=run.layout.bits,
@@ -200,3 +198,24 @@ def _write(run: Run, which: str, onnx: Path, target: Path, parity: Parity, force
         "parity.json": (json.dumps(parity.to_json(), indent=2) + "\n").encode(),
     }
     return write_bundle(target, manifest, files, replace=force)
+
+
+def _names_to_keep(target: Path, identity: str, tell: Reporter) -> tuple[str, ...] | None:
+    """What a person called the concepts of the bundle to be replaced, if it is the same model."""
+    if not target.exists():
+        return None
+    try:
+        replaced = Bundle.open(target).manifest
+    except BundleError:
+        return None
+    names = replaced.concept_names
+    if replaced.fingerprint == identity:
+        return names
+    pairs = zip(names, default_names(len(names)), strict=True)
+    given = [f"--set {m}={quote(own)}" for m, (own, default) in enumerate(pairs) if own != default]
+    if given:
+        tell.note(
+            "export: the bundle replaced was of another model; if its names fit this one too: "
+            f"chash concepts name {quote(str(target))} {' '.join(given)}"
+        )
+    return None

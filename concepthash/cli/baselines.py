@@ -32,7 +32,7 @@ Methods = Annotated[str | None, switch("--methods", text="Baselines, such as lsh
 Bits = Annotated[str | None, switch("--bits", text="Code lengths of the baselines (16,32,64).")]
 Seeds = Annotated[str | None, switch("--seeds", text="Seeds of the baselines (0,1,2).")]
 Views = Annotated[
-    int | None, switch("--views", text="Augmented views of a training photo, for baselines (8).")
+    int | None, switch("--views", text="Augmented views of a training photo, for hash layers (0).")
 ]
 Backbone = Annotated[
     str | None, switch("--backbone", text="With --baselines: timm name; by default the run's.")

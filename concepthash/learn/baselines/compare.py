@@ -16,7 +16,6 @@ from concepthash.datasets import Dataset, evaluate_splits
 from concepthash.errors import Skipped, UsageError
 from concepthash.evaluation import Evaluation
 from concepthash.learn.baselines.features import (
-    VIEWS,
     Features,
     read_backbone,
     read_features,
@@ -41,7 +40,8 @@ class Asked:
         methods: names of baselines.
         bits: code lengths.
         seeds: of everything random.
-        views: augmented views of each training photo.
+        views: augmented views of each training photo, beside the plain one, for hash layers. None
+            by default: eight lowered the mean of the five on folds of the CUB-20 train split.
 
     Raises:
         UsageError: for what does not exist, or for nothing.
@@ -50,7 +50,7 @@ class Asked:
     methods: tuple[str, ...] = tuple(BASELINES)
     bits: tuple[int, ...] = (16, 32, 64)
     seeds: tuple[int, ...] = (0, 1, 2)
-    views: int = VIEWS
+    views: int = 0
 
     def __post_init__(self) -> None:
         for name in self.methods:

@@ -22,9 +22,6 @@ from concepthash.learn.photos import read_photos
 from concepthash.learn.report import Reporter
 from concepthash.learn.weights import load_pretrained
 
-VIEWS = 8
-"""Augmented views of each training photo, beside the plain one."""
-
 BATCH = 64
 
 
@@ -87,7 +84,7 @@ def read_features(
     data: Dataset,
     backbone: ClassToken,
     *,
-    views: int = VIEWS,
+    views: int = 0,
     skipped: Skipped,
     tell: Reporter,
 ) -> Features:

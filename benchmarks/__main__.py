@@ -11,8 +11,8 @@ import sys
 from benchmarks.report import SHARED
 
 ANYWHERE = ("decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery")
-ON_PHOTOS = ("discovery", "baselines", "concepts") if SHARED.exists() else ()
+ON_PHOTOS = ("cub20", "discovery", "baselines", "concepts", "faithfulness")
 
-for name in (*ANYWHERE, *ON_PHOTOS):
+for name in (*ANYWHERE, *(ON_PHOTOS if SHARED.exists() else ())):
     print(f"== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -63,12 +63,18 @@ class Log(Silent):
         print(json.dumps(values), file=sys.stderr, flush=True)
 
 
-def measure(name: str) -> dict[str, object]:
-    """Train if need be, export, and score: one row."""
-    run, config = RUNS / name, configuration(name)
+def trained(name: str) -> Path:
+    """The run of a row, trained now if it is not there."""
+    run = RUNS / name
     if not (run / "eval.json").exists():
         resume = (run / "state.safetensors").exists()
-        train(config, run, resume=resume, offline=True, reporter=Log())
+        train(configuration(name), run, resume=resume, offline=True, reporter=Log())
+    return run
+
+
+def measure(name: str) -> dict[str, object]:
+    """One row: exported and scored."""
+    run = trained(name)
     evaluation = json.loads((run / "eval.json").read_text())
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     bundle = export_bundle(run, force=True)

@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from threadpoolctl import threadpool_limits  # noqa: E402
+
 pytest.importorskip("timm")
 
 from torch.nn import functional as F  # noqa: E402
 
 from concepthash.codes import CodeLayout  # noqa: E402
-from concepthash.learn.backbone import create_vit  # noqa: E402
+from concepthash.errors import DataError, UsageError  # noqa: E402
+from concepthash.learn.backbone import TakenApart, create_vit  # noqa: E402
 from concepthash.learn.discovery import discover  # noqa: E402
 from concepthash.learn.model import ConceptHash  # noqa: E402
 from concepthash.learn.parts import (  # noqa: E402
-    FLOOR,
+    VISIBLE,
     ClassTokens,
     PartEncoder,
     PartHashHead,
     PartMaps,
     attend,
+    own_patches,
     smoothing_matrix,
 )
 
@@ -84,6 +88,28 @@ def test_discover__is_the_same_for_one_seed():
     first, second = found_maps()[0], found_maps()[0]
     for name, value in first.state_dict().items():
         torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=0)
+
+
+def test_discover__is_the_same_with_more_threads():
+    first = found_maps()[0]
+    with threadpool_limits(4, user_api="openmp"):
+        second = found_maps()[0]
+    assert torch.equal(first.prototypes, second.prototypes)
+
+
+def test_discover__of_one_and_the_same_patch_everywhere_is_refused():
+    maps = PartMaps(3, dim=DIM, part_dim=8, grid=GRID)
+    with torch.no_grad(), pytest.raises(DataError, match="all the same"):
+        discover(maps, torch.ones(4, 64, DIM), area=0.4, seed=0)
+
+
+def test_discover__of_a_single_photo_finds_parts_of_it():
+    tokens, _ = drawn_tokens(1)
+    maps = PartMaps(3, dim=DIM, part_dim=8, grid=GRID)
+    with torch.no_grad():
+        found = discover(maps, tokens, area=0.4, seed=0)
+    assert found.photos == 1
+    assert torch.isfinite(maps.prototypes).all()
 
 
 def test_maps__and_background_share_out_every_patch():
@@ -166,12 +192,68 @@ def test_attend__concept_sees_only_the_patches_of_its_map_and_no_other_concept()
     assert not torch.allclose(after[:, 1], before[:, 1])
 
 
-def test_attend__of_a_concept_without_a_patch_is_finite():
-    assert FLOOR > 0
-    encoder = small_encoder()
-    encoder.part_maps.threshold.fill_(-200)  # all background: every map underflows to 0
+def shares(encoder: PartEncoder, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches of random photos, and how much each concept looks at them."""
+    patches = encoder.tokens(photos(count))[:, encoder.prefix_tokens :]
+    return patches, own_patches(*encoder.part_maps(patches))
+
+
+def test_encoder__a_sub_code_depends_on_the_patches_of_its_concept_alone():
+    encoder = small_encoder().eval()
+    tokens = torch.randn(1, 3, DIM)
+    patches, weights = shares(encoder)
+    features = encoder.read(patches, weights, tokens)
+    torch.testing.assert_close(encoder(photos(), tokens).features, features)
+    for m in range(3):
+        own = weights[:, m, :, None] > 0
+        assert 5 < own.sum() < own.numel() - 5
+        elsewhere = encoder.read(torch.where(own, patches, patches.flip(0)), weights, tokens)
+        torch.testing.assert_close(elsewhere[:, m], features[:, m], rtol=0, atol=1e-5)
+        inside = encoder.read(torch.where(own, patches.flip(0), patches), weights, tokens)
+        assert (inside[:, m] - features[:, m]).abs().max() > 0.01
+        assert (elsewhere - features)[:, [k for k in range(3) if k != m]].abs().max() > 0.01
+
+
+def test_encoder__another_map_is_another_feature():
+    encoder = small_encoder().eval()
+    tokens = torch.randn(1, 3, DIM)
+    patches, weights = shares(encoder)
+    features = encoder.read(patches, weights, tokens)
+    moved = encoder.read(patches, weights.roll(1, dims=1), tokens)
+    assert ((moved - features).abs().amax(dim=(0, 2)) > 0.01).all()
+
+
+def test_own_patches__by_a_loop():
+    generator = torch.Generator().manual_seed(2)
+    shared = (2 * torch.randn(3, 5, 40, generator=generator)).softmax(dim=1)
+    maps, background = shared[:, :4], shared[:, 4]
+    weights = own_patches(maps, background)
+    expected = torch.zeros_like(maps)
+    for b, m, n in np.ndindex(3, 4, 40):
+        rest = max(float(shared[b, k, n]) for k in range(5) if k != m)
+        expected[b, m, n] = max(0.0, float(maps[b, m, n]) - rest)
+    expected /= expected.amax(dim=-1, keepdim=True)
+    torch.testing.assert_close(weights, expected)
+    assert int((weights > 0).sum(dim=1).max()) == 1
+
+
+def test_own_patches__fade_with_a_concept_that_hardly_leads():
+    maps = torch.full((1, 2, 6), 0.2)
+    maps[0, 0, 3] = 0.62  # background 0.18
+    maps[0, 1, 4] = 0.41  # background 0.39
+    weights = own_patches(maps, 1 - maps.sum(dim=1))
+    assert float(weights[0, 0, 3]) == 1
+    assert float(weights[0, 1, 4]) == pytest.approx(0.02 / VISIBLE, rel=1e-4)
+    tied = own_patches(torch.full((1, 2, 6), 0.4), torch.full((1, 6), 0.2))
+    assert not tied.any()
+
+
+def test_encoder__of_a_photo_without_an_object_is_finite_and_the_same_for_any_patches():
+    encoder = small_encoder().eval()
+    encoder.part_maps.threshold.fill_(-200)  # all background
     out = encoder(photos(), torch.randn(1, 3, DIM))
     assert torch.isfinite(out.features).all()
+    torch.testing.assert_close(out.features[0], out.features[1])
     assert out.background is not None
     torch.testing.assert_close(out.background, torch.ones(2, 8, 8))
 
@@ -202,3 +284,16 @@ def test_model__gives_maps_and_background_with_its_logits():
     assert output.maps.shape == (2, 3, 8, 8)
     assert output.background is not None
     torch.testing.assert_close(output.maps.sum(dim=1) + output.background, torch.ones(2, 8, 8))
+
+
+def test_backbone__refuses_patches_that_do_not_fill_the_crop():
+    with pytest.raises(UsageError, match="do not fill a side of 34") as caught:
+        create_vit("vit_tiny_patch16_224", crop=34, arguments={"patch_size": 4})
+    assert "data.crop=32" in str(caught.value.hint)
+
+
+def test_backbone__with_another_attention_is_refused():
+    vit = create_vit("vit_tiny_patch16_224", crop=32, arguments={"depth": 1, "patch_size": 4})
+    vit.blocks[0].attn = torch.nn.Sequential(vit.blocks[0].attn)
+    with pytest.raises(UsageError, match="plain blocks"):
+        TakenApart(vit, mean=(0.5,) * 3, std=(0.5,) * 3)

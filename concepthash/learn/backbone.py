@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from timm.models import VisionTransformer
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,7 +67,7 @@ class TakenApart(nn.Module):
     ) -> None:
         super().__init__()
         blocks = list(vit.blocks)
-        if not all(type(b) is Block and hasattr(b.attn, "qkv") for b in blocks):
+        if not all(type(b) is Block and _plain(b.attn) for b in blocks):
             raise UsageError(
                 f"{type(vit).__name__} has not the plain blocks that concept maps are read from",
                 where="model.backbone",
@@ -76,6 +76,7 @@ class TakenApart(nn.Module):
         self.dim: int = vit.embed_dim
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.prefix_tokens: int = vit.num_prefix_tokens
+        self.has_class_token: bool = vit.has_class_token  # else all prefix tokens are registers
         self.norm_pre = vit.norm_pre
         vit.norm_pre = nn.Identity()
         vit.blocks = nn.Identity()
@@ -92,6 +93,11 @@ class TakenApart(nn.Module):
         pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
         tokens: Tensor = self.stem.forward_features((pixels - self.mean) / self.std)
         return tokens
+
+
+def _plain(attention: Any) -> bool:
+    """Whether queries, keys and values are all there is to it."""
+    return type(attention) is Attention and getattr(attention, "gate", None) is None
 
 
 class Encoder(TakenApart):
@@ -205,9 +211,10 @@ def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTran
     Raises:
         UsageError: if timm does not know the model, or it is no vision transformer.
     """
+    pool = "token" if "distilled" in name else ""  # the former have no other, and none is used
     try:
         vit = timm.create_model(
-            name, pretrained=False, num_classes=0, img_size=crop, global_pool="", **arguments
+            name, pretrained=False, num_classes=0, img_size=crop, global_pool=pool, **arguments
         )
     except (RuntimeError, TypeError, AssertionError) as error:
         stem = name.partition(".")[0].partition("_patch")[0]
@@ -222,5 +229,12 @@ def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTran
             f"{name!r} is a {type(vit).__name__}; concept tokens need a plain vision transformer",
             where="model.backbone",
             hint="--backbone vit_tiny_patch16_224",
+        )
+    side = vit.patch_embed.patch_size[0]
+    if crop % side:  # timm would drop the rest, and maps would not lie where the photo is
+        raise UsageError(
+            f"{name} sees patches of {side} pixels, which do not fill a side of {crop}",
+            where="data.crop",
+            hint=f"--set data.crop={crop // side * side or side}",
         )
     return vit

@@ -41,7 +41,7 @@ from concepthash.learn.config import Config, DataConfig, ModelConfig
 from concepthash.learn.model import ConceptHash, ConceptTokens, HashHead
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def build_model(
@@ -122,10 +122,14 @@ class Run:
         config = read_json(folder / "config.json")
         record = read_json(folder / "run.json")
         if record.get("format_version") != FORMAT_VERSION:
+            found = record.get("format_version")
+            older = isinstance(found, int) and found < FORMAT_VERSION
             raise CheckpointError(
-                f"run format {record.get('format_version')!r} is not the one this version reads",
+                f"run format {found!r} is not {FORMAT_VERSION}, the one this version reads",
                 where=folder,
-                hint="pip install --upgrade concepthash",
+                hint="chash train again; a bundle exported from it works as before"
+                if older
+                else "pip install --upgrade concepthash",
             )
         try:
             return cls(folder, Config().updated(config, where=folder / "config.json"), record)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ SHARPNESS = 5.0
 """Slope of the foreground's sigmoid, per standard deviation of the score."""
 
 RIDGE = 0.1
-"""Added to the variance of tokens scaled to variance 1."""
+"""Added to the variances of tokens scaled to a mean square of about 1."""
 
 SPREAD = 0.22
 """Standard deviation of the centre prior, in sides of the photo."""
@@ -56,7 +57,8 @@ RESTARTS = 10
 """Of k-means; the best is kept."""
 
 MOST_VALUES = 2**26
-"""Token values kept at once, 256 MiB: 1,300 photos of a ViT-Ti/16 at 256 pixels."""
+"""Token values looked at: 1,300 photos of a ViT-Ti/16 at 256 pixels. Memory peaks at about 1.5 GB,
+since the steps keep several copies."""
 
 TOKEN_NOISE = 0.02
 """Standard deviation by which the M class tokens differ at first."""
@@ -120,7 +122,7 @@ def discover_parts(
     prefix = encoder.prefix_tokens
     with torch.no_grad():
         result = discover(encoder.part_maps, found[:, prefix:], area=area, seed=seed)
-        start = found[:, 0] if prefix else found.mean(dim=1)
+        start = found[:, 0] if encoder.has_class_token else found[:, prefix:].mean(dim=1)
         noise = torch.randn(model.concepts().shape, generator=torch.Generator().manual_seed(seed))
         assert isinstance(model.concepts, ClassTokens)
         model.concepts.tokens.copy_(start.mean(dim=0) + TOKEN_NOISE * noise)
@@ -149,18 +151,24 @@ def discover(maps: PartMaps, patches: Tensor, *, area: float, seed: int) -> Foun
             hint="fewer --concepts, more photos, or --concept-mode paper",
         )
     weight = score.sigmoid()[..., None]
-    centred = smooth - (smooth * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+    total = weight.sum(dim=1, keepdim=True).clamp_min(1e-6)
+    centred = smooth - (smooth * weight).sum(dim=1, keepdim=True) / total
+    if not centred[inside].square().mean() > 1e-9 * smooth.square().mean():
+        raise DataError(
+            "the patches of the photos are all the same, so there are no parts to find",
+            hint="photos of objects, or --concept-mode paper",
+        )
     pairs = _pair_scatter(centred, inside, generator)
     maps.projection.copy_(_metric(centred[inside], pairs, maps.projection.shape[1]))
     places = centred[inside] @ maps.projection
     weights = places.norm(dim=-1)
     # The squared norm as weight: patches that are much like the whole object say little of a part.
     means = KMeans(len(maps.prototypes), n_init=RESTARTS, random_state=seed)
-    means.fit((places / weights[:, None]).numpy(), sample_weight=weights.square().numpy())
+    with threadpool_limits(1):  # more threads add in an order of their own, and bits differ
+        means.fit((places / weights[:, None]).numpy(), sample_weight=weights.square().numpy())
     maps.prototypes.copy_(F.normalize(torch.from_numpy(means.cluster_centers_), dim=-1))
     found, background = maps(patches)
-    total = found.sum()
-    shares = tuple(float(s) for s in found.sum(dim=(0, 2)) / total)
+    shares = tuple(float(s) for s in found.sum(dim=(0, 2)) / found.sum())
     return Found(len(patches), float(1 - background.mean()), shares)
 
 
@@ -232,7 +240,8 @@ def _pair_scatter(centred: Tensor, inside: Tensor, generator: torch.Generator) -
 def _metric(tokens: Tensor, pairs: Tensor, width: int) -> Tensor:
     """Directions ``(D, width)`` with the largest ratio of total to pair scatter."""
     total = (tokens.T @ tokens / len(tokens)).double()
-    within = pairs.double() + 1e-3 * pairs.trace() / len(pairs) * torch.eye(len(pairs))
+    ridge = (1e-3 * pairs.trace() + 1e-6 * total.trace()) / len(pairs)
+    within = pairs.double() + ridge * torch.eye(len(pairs))
     root = torch.linalg.cholesky(within)
     whitened = torch.linalg.solve_triangular(root, total, upper=False)
     whitened = torch.linalg.solve_triangular(root, whitened.T, upper=False)

@@ -2,8 +2,9 @@
 
 The maps are a fixed function of frozen patch tokens (:class:`PartMaps`, found in the training
 photos by :mod:`concepthash.learn.discovery`), so training cannot wash them out. Each concept is a
-class token that attends, in the blocks that learn, only to the patches of its own map
-(:class:`PartEncoder`): masked attention as in Mask2Former (Cheng et al., CVPR 2022, eq. 2).
+class token that attends, in the blocks that learn, only to the patches that are its own by the maps
+(:func:`own_patches`): masked attention as in Mask2Former (Cheng et al., CVPR 2022, eq. 2). In these
+blocks patches see neither each other nor the prefix tokens, so nothing else reaches a sub-code.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from concepthash.codes import CodeLayout
 from concepthash.learn.backbone import Encoded, TakenApart, project
 
 SMOOTHING = 0.85
-"""Standard deviation of the smoothing of patch tokens, in patches. It raised the agreement of
-clusters with key points more than any other single step: benchmarks/results/discovery.json."""
+"""Standard deviation of the smoothing of patch tokens, in patches."""
 
 TEMPERATURE = 0.1
 """Of the softmax over concepts, on cosine similarities."""
 
-FLOOR = 1e-3
-"""Weight that a patch outside a concept's map keeps, relative to the map's peak: a concept that is
-not to be seen in a photo then looks at the photo evenly instead of at numerical noise."""
+VISIBLE = 0.1
+"""Lead of a concept over all else, in its best patch, below which it counts as hardly visible: its
+weights then fade with the lead instead of being scaled to 1."""
+
+UNSEEN = -1e4
+"""Attention logit of what a concept must not see: its weight is 0, in half precision too."""
 
 
 def smoothing_matrix(grid: tuple[int, int], sigma: float) -> Tensor:
@@ -71,6 +74,10 @@ class PartMaps(nn.Module):
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, D)`` to maps ``(B, M, N)`` and background ``(B, N)``, values in 0..1."""
+        with torch.autocast(patches.device.type, enabled=False):  # one function, at any precision
+            return self._maps(patches.float())
+
+    def _maps(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         smooth = self.smooth @ patches
         score = F.normalize(smooth, dim=-1) @ self.foreground + self.threshold
         object_ = score.sigmoid()[..., None]
@@ -79,6 +86,26 @@ class PartMaps(nn.Module):
         direction = F.normalize((smooth - common) @ self.projection, dim=-1)
         shares = (direction @ self.prototypes.T / TEMPERATURE).softmax(dim=-1)
         return (shares * object_).transpose(1, 2), (-score).sigmoid()
+
+
+def own_patches(maps: Tensor, background: Tensor) -> Tensor:
+    """How much each concept looks at each patch; a patch is of one concept at most.
+
+    The lead of a concept's share over the largest other share, background included, over the
+    largest lead in the photo. It is 0 where another leads, and continuous, so rounding moves no
+    patch from one concept to another.
+
+    Args:
+        maps: ``(B, M, N)``.
+        background: ``(B, N)``.
+
+    Returns:
+        ``(B, M, N)`` in 0..1; all 0 for a concept that leads nowhere.
+    """
+    first, second = torch.cat([maps, background[:, None]], dim=1).topk(2, dim=1).values.unbind(1)
+    rivals = torch.where(maps >= first[:, None], second[:, None], first[:, None])
+    lead = (maps - rivals).relu()
+    return lead / lead.amax(dim=-1, keepdim=True).clamp_min(VISIBLE)
 
 
 class ClassTokens(nn.Module):
@@ -99,7 +126,7 @@ class ClassTokens(nn.Module):
 
 
 class PartEncoder(TakenApart):
-    """Frozen blocks, maps, then blocks that learn, in which concept m sees the patches of map m.
+    """Frozen blocks, maps, then blocks that learn, in which concept m sees its own patches alone.
 
     Args:
         vit, mean, std: see :class:`TakenApart`.
@@ -139,18 +166,27 @@ class PartEncoder(TakenApart):
             image: ``(B, H, W, 3)`` uint8.
             concepts: concept tokens ``(1, M, D)``.
         """
-        x = self.tokens(image)
-        maps, background = self.part_maps(x[:, self.prefix_tokens :])
-        bias = (maps / maps.amax(dim=-1, keepdim=True).clamp_min(1e-12) + FLOOR).log()
-        z = concepts.expand(x.shape[0], -1, -1)
+        patches = self.tokens(image)[:, self.prefix_tokens :]
+        maps, background = self.part_maps(patches)
+        z = self.read(patches, own_patches(maps, background), concepts)
+        return Encoded(z, maps.unflatten(-1, self.grid), background.unflatten(-1, self.grid))
+
+    def read(self, patches: Tensor, weights: Tensor, concepts: Tensor) -> Tensor:
+        """The blocks that learn: concept features ``(B, M, D)``, each of its own patches alone.
+
+        Args:
+            patches: ``(B, N, D)``, after the frozen blocks.
+            weights: ``(B, M, N)`` in 0..1, how much a concept looks at a patch.
+            concepts: concept tokens ``(1, M, D)``.
+        """
+        bias = torch.where(weights > 0, weights.log(), UNSEEN)
+        z = concepts.expand(patches.shape[0], -1, -1)
         tuned: list[Any] = list(self.blocks[self.frozen_blocks :])
         for position, block in enumerate(tuned):
-            patches = block.norm1(x[:, self.prefix_tokens :])
-            z = attend(block, z, patches, bias)
+            z = attend(block, z, block.norm1(patches), bias)
             if position + 1 < len(tuned):  # nothing looks at the patches after the last block
-                x = block(x)
-        grid = (maps.unflatten(-1, self.grid), background.unflatten(-1, self.grid))
-        return Encoded(z, *grid)
+                patches = alone(block, patches)
+        return z
 
 
 def attend(block: Any, concepts: Tensor, patches: Tensor, bias: Tensor) -> Tensor:
@@ -170,12 +206,23 @@ def attend(block: Any, concepts: Tensor, patches: Tensor, bias: Tensor) -> Tenso
     count = own.shape[1]
     q, k, v = project(attention, own, torch.cat([patches, own], dim=1))
     others = 1 - torch.eye(count, dtype=bias.dtype, device=bias.device)
-    itself = (-1e4 * others).expand(bias.shape[0], -1, -1)
+    itself = (UNSEEN * others).expand(bias.shape[0], -1, -1)
     mask = torch.cat([bias, itself], dim=-1)[:, None]
     weights = (q * attention.scale @ k.transpose(-2, -1) + mask).softmax(dim=-1)
     seen = attention.norm((weights @ v).transpose(1, 2).flatten(2))
-    concepts = concepts + block.drop_path1(block.ls1(attention.proj(seen)))
-    out: Tensor = concepts + block.drop_path2(block.ls2(block.mlp(block.norm2(concepts))))
+    return _rest(block, concepts, seen)
+
+
+def alone(block: Any, patches: Tensor) -> Tensor:
+    """One block applied to patches that each see themselves alone, ``(B, N, D)`` to the same."""
+    values = project(block.attn, patches[:, :0], block.norm1(patches))[2]
+    return _rest(block, patches, block.attn.norm(values.transpose(1, 2).flatten(2)))
+
+
+def _rest(block: Any, x: Tensor, seen: Tensor) -> Tensor:
+    """A block after its attention: projection and MLP, each added to what came in."""
+    x = x + block.drop_path1(block.ls1(block.attn.proj(seen)))
+    out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return out
 
 

@@ -60,7 +60,9 @@ class ClassToken(nn.Module):
         """``(B, H, W, 3)`` uint8 to ``(B, D)``."""
         pixels = image.to(self.mean.device, self.mean.dtype).permute(0, 3, 1, 2)
         tokens: Tensor = self.vit.forward_features((pixels - self.mean) / self.std)
-        return tokens[:, 0] if self.vit.has_class_token else tokens.mean(dim=1)
+        if self.vit.has_class_token:
+            return tokens[:, 0]
+        return tokens[:, self.vit.num_prefix_tokens :].mean(dim=1)
 
 
 def read_backbone(config: Config, *, offline: bool, tell: Reporter) -> ClassToken:

@@ -280,19 +280,20 @@ def test_photo_margins__cover_and_uncover_cell_by_cell(hasher: Hasher) -> None:
     counts = np.array([0, 1, 5, 16])
     shuffled = np.random.default_rng(9).permutation(16)
     found = photo_margins(hasher, photo, counts, shuffled)
-    assert found.shape == (2, 2, 3, 4)
+    assert found.shape == (3, 2, 3, 4)
     colour = border_colour(pixels)
-    for kind, m, step in np.ndindex(2, 3, 4):
-        values = photo.maps[m].ravel()
-        own = sorted(range(16), key=lambda cell: -values[cell])
-        deleted, inserted = pixels.copy(), np.broadcast_to(colour, pixels.shape).copy()
-        for cell in (own if kind == 0 else shuffled)[: counts[step]]:
-            row, column = divmod(int(cell), 4)
-            where = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-            deleted[where], inserted[where] = colour, pixels[where]
-        for way, image in enumerate((deleted, inserted)):
-            expected = naive_margin(image, pixels, m)
-            assert found[kind, way, m, step] == pytest.approx(expected, abs=1e-4)
+    down = [sorted(range(16), key=lambda cell: -photo.maps[m].flat[cell]) for m in range(3)]
+    for kind, m, step in np.ndindex(3, 3, 4):
+        orders = ([down[m]], [down[k] for k in range(3) if k != m], [shuffled])[kind]
+        margins = []
+        for order in orders:
+            deleted, inserted = pixels.copy(), np.broadcast_to(colour, pixels.shape).copy()
+            for cell in order[: counts[step]]:
+                row, column = divmod(int(cell), 4)
+                where = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+                deleted[where], inserted[where] = colour, pixels[where]
+            margins.append([naive_margin(image, pixels, m) for image in (deleted, inserted)])
+        assert found[kind, :, m, step] == pytest.approx(np.mean(margins, axis=0), abs=1e-4)
 
 
 def test_concept_curves__of_faithful_maps_beat_a_random_order(
@@ -311,6 +312,8 @@ def test_concept_curves__of_faithful_maps_beat_a_random_order(
     areas = found.areas
     assert (areas["deletion"] < areas["random_deletion"]).all()
     assert (areas["insertion"] > areas["random_insertion"]).all()
+    assert (areas["deletion"] < areas["other_deletion"]).all()
+    assert (areas["insertion"] > areas["other_insertion"]).all()
     for area, curve in zip(areas["random_deletion"], found.random_deletion, strict=True):
         assert area == pytest.approx(sum((a + b) / 32 for a, b in pairwise(curve)))
 

@@ -69,7 +69,7 @@ def command(
         str | None,
         setting("--concept-mode", text="parts (found in the photos), or paper (as published)."),
     ] = None,
-    epochs: Annotated[int | None, setting("--epochs", text="Passes over the photos (20).")] = None,
+    epochs: Annotated[int | None, setting("--epochs", text="Passes over the photos (30).")] = None,
     batch_size: options.BatchSize = None,
     lr: Annotated[float | None, setting("--lr", text="Peak learning rate (0.001).")] = None,
     seed: Annotated[int | None, setting("--seed", text="Of everything random (0).")] = None,

@@ -3,7 +3,8 @@
 RISE (Petsiuk, Das & Saenko, BMVC 2018), with the margin of a sub-code in the place of a class
 score. Cells are covered (deletion) or uncovered (insertion) in the order of the map, highest first.
 A faithful map makes the deletion curve fall, and the insertion curve rise, faster than a random
-order does.
+order does, and faster than the maps of the other concepts do: any map of the object beats chance,
+only a concept's own beats theirs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from concepthash.runtime.hasher import Hasher
 
 Table = npt.NDArray[np.float64]
 
+_ORDERS = ("", "other_", "random_")
+
 
 @dataclass(frozen=True, eq=False)
 class Curves:
@@ -37,6 +40,8 @@ class Curves:
         concept_names: of the bundle.
         shares: ``(S + 1,)`` the share of cells that is covered, or uncovered: 0 to 1.
         deletion, insertion: ``(M, S + 1)`` in the order of the concept's own map.
+        other_deletion, other_insertion: ``(M, S + 1)`` in the order of the other concepts' maps,
+            their mean; NaN if there is no other.
         random_deletion, random_insertion: ``(M, S + 1)`` in a random order of each photo.
         photos: how many there were.
     """
@@ -45,6 +50,8 @@ class Curves:
     shares: Table
     deletion: Table
     insertion: Table
+    other_deletion: Table
+    other_insertion: Table
     random_deletion: Table
     random_insertion: Table
     photos: int
@@ -52,7 +59,7 @@ class Curves:
     @property
     def areas(self) -> dict[str, Table]:
         """The area under each kind of curve, ``(M,)``, by trapezoids."""
-        kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
+        kinds = [f"{order}{way}" for way in ("deletion", "insertion") for order in _ORDERS]
         return {kind: np.trapezoid(getattr(self, kind), self.shares, axis=1) for kind in kinds}
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +68,8 @@ class Curves:
             "shares": plain(self.shares),
             "deletion": plain(self.deletion),
             "insertion": plain(self.insertion),
+            "other_deletion": plain(self.other_deletion),
+            "other_insertion": plain(self.other_insertion),
             "random_deletion": plain(self.random_deletion),
             "random_insertion": plain(self.random_insertion),
             "areas": {kind: plain(area) for kind, area in self.areas.items()},
@@ -69,7 +78,8 @@ class Curves:
 
     def __str__(self) -> str:
         areas = self.areas
-        rows = [["concept", "deletion", "(random)", "insertion", "(random)"]]
+        controls = ["(other maps)", "(random)"]
+        rows = [["concept", "deletion", *controls, "insertion", *controls]]
         for m, name in enumerate(self.concept_names):
             rows.append([name, *(share(float(area[m])) for area in areas.values())])
         return "\n".join(
@@ -123,7 +133,7 @@ def concept_curves(
         progress=progress,
     )
     shares = np.zeros(0)
-    total = np.zeros((2, 2, hasher.layout.concepts, steps + 1))
+    total = np.zeros((len(_ORDERS), 2, hasher.layout.concepts, steps + 1))
     count = 0
     for count, photo in enumerate(photos, start=1):
         cells = photo.maps[0].size
@@ -139,8 +149,10 @@ def concept_curves(
         shares=shares,
         deletion=curves[0, 0],
         insertion=curves[0, 1],
-        random_deletion=curves[1, 0],
-        random_insertion=curves[1, 1],
+        other_deletion=curves[1, 0],
+        other_insertion=curves[1, 1],
+        random_deletion=curves[2, 0],
+        random_insertion=curves[2, 1],
         photos=count,
     )
 
@@ -148,7 +160,9 @@ def concept_curves(
 def photo_margins(
     hasher: Hasher, photo: SeenPhoto, counts: npt.NDArray[np.intp], shuffled: npt.NDArray[np.intp]
 ) -> Table:
-    """The margins of one photo: ``(2, 2, M, S + 1)``: own or random order, deletion or insertion.
+    """The margins of one photo: ``(3, 2, M, S + 1)``: an order, deletion or insertion.
+
+    The orders are that of the concept's own map, those of the other maps (their mean), and chance.
 
     Args:
         hasher: of the bundle.
@@ -167,6 +181,9 @@ def photo_margins(
     margins = margin(logits, photo.logits, layout)  # (1 + (M + 1) 2 (S - 1), M)
     inner = margins[1:].reshape(layout.concepts + 1, 2, steps - 1, layout.concepts)
     own = inner[:-1].diagonal(axis1=0, axis2=3).transpose(0, 2, 1)  # (2, M, S - 1)
+    each = inner[:-1].sum(axis=0).transpose(0, 2, 1)
+    others = layout.concepts - 1
+    other = (each - own) / others if others else np.full_like(own, np.nan)
     free = inner[-1].transpose(0, 2, 1)
     all_covered = margins[0][:, None]
     whole = margin(photo.logits[None], photo.logits, layout)[0][:, None]
@@ -176,7 +193,7 @@ def photo_margins(
                 np.concatenate([whole, order[0], all_covered], axis=1),
                 np.concatenate([all_covered, order[1], whole], axis=1),
             ]
-            for order in (own, free)
+            for order in (own, other, free)
         ]
     )
 

@@ -89,9 +89,12 @@ def tokens_after(
     return {block: torch.cat(parts) for block, parts in found.items()}
 
 
-def clustered(photos: Photos, steps: int, concepts: int) -> Tensor:
-    """Hard maps ``(n, M, N)`` by the first ``steps`` further steps, within the annotated box."""
-    x, inside = photos.tokens[BLOCK], photos.boxes()
+def clustered(photos: Photos, steps: int, concepts: int, *, block: int = BLOCK) -> Tensor:
+    """Maps ``(n, M, N)`` by the first ``steps`` further steps, within the annotated box.
+
+    A patch is of its nearest centre alone, by its similarity to it: the peak is the most typical.
+    """
+    x, inside = photos.tokens[block], photos.boxes()
     if steps >= 1:
         x = PartMaps(concepts, dim=x.shape[-1], part_dim=1, grid=photos.grid).smooth @ x
     if steps >= 2:
@@ -106,7 +109,9 @@ def clustered(photos: Photos, steps: int, concepts: int) -> Tensor:
     means = KMeans(concepts, n_init=discovery.RESTARTS, random_state=0)
     means.fit(x[inside].numpy(), sample_weight=weights)
     centres = F.normalize(torch.from_numpy(means.cluster_centers_), dim=-1)
-    return F.one_hot((x @ centres.T).argmax(dim=-1), concepts).transpose(1, 2).float()
+    near, nearest = (x @ centres.T).max(dim=-1)
+    likeness = near.clamp_min(1e-3) * inside
+    return (F.one_hot(nearest, concepts) * likeness[..., None]).transpose(1, 2)
 
 
 def found(
@@ -132,6 +137,9 @@ def main() -> None:
     for concepts in (4, 8):
         for steps, step in enumerate(STEPS):
             add(f"{concepts}: {step}", clustered(photos, steps, concepts))
+        for block in (6, 7, 8, 10, 12):
+            maps = clustered(photos, 0, concepts, block=block)
+            add(f"{concepts}: {STEPS[0]}, after block {block}", maps)
         for seed in (0, 1, 2):
             maps, share = found(photos, concepts, seed=seed)
             add(f"{concepts}: found object (mode parts), seed {seed}", maps, object=share)

@@ -50,7 +50,9 @@ def main() -> None:
         model = build_model(config.model, crop=config.data.crop)
         layout = CodeLayout(config.model.bits, config.model.concepts)
         centres = ClassCentres(torch.randn(len(data.class_names), 384), layout.bits)
-        objective = Objective(centres, concepts=4, dim=model.encoder.dim, config=config.loss)
+        objective = Objective(
+            centres, concepts=4, dim=model.encoder.dim, shared=False, config=config.loss
+        )
         trainee = Trainee(model, objective).train()
         optimizer = make_optimizer(trainee, config.train)
         rates: dict[str, list[float]] = {
@@ -58,7 +60,7 @@ def main() -> None:
         }  # fmt: skip
         batch = config.train.batch_size
         fixed = (
-            torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8),
+            torch.randint(0, 256, (batch, *2 * (config.data.crop,), 3), dtype=torch.uint8),
             torch.randint(0, len(data.class_names), (batch,)),
         )
         step(trainee, optimizer, *fixed)
@@ -88,7 +90,7 @@ def main() -> None:
     write(
         "training",
         {
-            "what": f"{backbone}, frozen, adapters; images/s, and the share of the network's own",
+            "what": f"{backbone}, mode parts; images/s, and the share of the network's own",
             "images_per_s": medians,
             "share": {n: r / medians["network"] for n, r in medians.items() if n != "network"},
         },

@@ -125,8 +125,9 @@ class Manifest:
                 raise UsageError(f"unknown bit order {manifest.bit_order!r}")
             return manifest
         except (TypeError, KeyError, AttributeError, UsageError) as error:
+            what = error.what if isinstance(error, UsageError) else error
             raise BundleError(
-                f"not a complete bundle manifest: {error}",
+                f"not a complete bundle manifest: {what}",
                 where=where,
                 hint="export the run again: chash export RUN --force",
             ) from None

@@ -40,7 +40,7 @@ class CodeLayout:
                 hint="--bits 64",
             )
         if self.concepts < 1 or self.bits % self.concepts:
-            fits = [m for m in range(1, 17) if self.bits % m == 0]
+            fits = ", ".join(str(m) for m in range(1, self.bits + 1) if self.bits % m == 0)
             raise UsageError(
                 f"{self.concepts} concepts cannot share {self.bits} bits evenly",
                 where="concepts",

@@ -55,6 +55,8 @@ def scores(nearest: list[list[int]], part_names: tuple[str, ...] = BIRD) -> Part
 def test_check_names__keeps_what_can_be_shown_and_typed() -> None:
     names = ("head", " left wing ", "Flügel", "head: beak", "concept 4", "x" * 40, "2 eyes")
     assert check_names(names) == (*names[:1], "left wing", *names[2:])
+    black_bird = "\U0001f426\u200d\u2b1b"
+    assert check_names(["cafe\u0301", black_bird]) == ("caf\u00e9", black_bird)
     assert check_names(default_names(12)) == tuple(f"concept {m}" for m in range(12))
 
 
@@ -63,6 +65,7 @@ def test_check_names__keeps_what_can_be_shown_and_typed() -> None:
     [
         ("", "is no name"),
         ("  ", "is no name"),
+        ("\u200d", "is no name"),
         ("x" * 41, "41 characters"),
         ("a\tb", "cannot be printed"),
         ("a\u2028b", "cannot be printed"),
@@ -73,8 +76,8 @@ def test_check_names__keeps_what_can_be_shown_and_typed() -> None:
         ("C3", "reads as the number"),
         ("concept 3", "reads as the number"),
         ("Concept3", "reads as the number"),
-        ("HEAD", "two concepts"),
-        ("head ", "two concepts"),
+        ("HEAD", "name of concept 0 too"),
+        ("head ", "name of concept 0 too"),
     ],
 )
 def test_check_names__refuses(name: str, words: str) -> None:

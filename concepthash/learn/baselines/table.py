@@ -110,8 +110,10 @@ class Comparison:
             for line in table
         ]
         width = max(map(len, self.protocol))
+        seeds = len(self.seeds)
+        spread = f"; in brackets the standard deviation over {seeds} seeds" if seeds > 1 else ""
         legend = [
-            f"Expected over ties; in brackets the standard deviation over {len(self.seeds)} seeds.",
+            f"Expected over ties{spread}.",
             "P@1 and seconds are those of the longest code.",
         ]
         block = [f"  {key:<{width}}  {value}" for key, value in self.protocol.items()]

@@ -224,7 +224,34 @@ def test_cover_parts__takes_off_what_covering_background_does(
     found = cover_parts(hasher, read_annotations(tmp_path), LEADING, radius=0.25)
     assert (found.control_shift[0] > 0.1).all()
     assert not found.control_shift[1:].any()
-    np.testing.assert_array_equal(found.effect, found.logit_shift - found.control_shift)
+    assert found.controls == found.photos
+    np.testing.assert_allclose(found.effect, found.logit_shift - found.control_shift)
+
+
+def test_cover_parts__compares_a_part_with_the_control_of_the_same_photo(
+    hasher: Hasher, tmp_path: Path
+) -> None:
+    painted(tmp_path, 6)
+    listing = tmp_path / "images.csv"
+    lines = listing.read_text().splitlines()
+    tests = [number for number, line in enumerate(lines) if ",test," in line]
+    for number in tests[:2]:
+        lines[number] = lines[number].replace(",0,8,16,16", ",0,0,32,32")
+    listing.write_text("\n".join(lines) + "\n")
+    annotations = read_annotations(tmp_path)
+    found = cover_parts(hasher, annotations, LEADING, radius=0.25)
+    assert 0 < found.controls[0] < found.photos[0]
+    photos = seen(hasher, annotations)
+    logits = np.stack([photo.logits for photo in photos]).astype(float)
+    shifts = []
+    for photo in photos:
+        assert photo.placed.box is not None
+        if photo.placed.box[3] - photo.placed.box[1] < 32:
+            pixels = photo.pixels.copy()
+            pixels[discs(photo.placed.points[photo.placed.parts == 0], 0.25 * 16, 32)] = 0
+            moved = np.abs(colour_logits(pixels[None])[0] - photo.logits) / logits.std(axis=0)
+            shifts.append(moved.reshape(3, 8).mean(axis=1))
+    np.testing.assert_allclose(found.effect[:, 0], np.mean(shifts, axis=0), rtol=1e-5)
 
 
 def test_cover_parts__without_room_has_no_control(hasher: Hasher, tmp_path: Path) -> None:
@@ -245,7 +272,7 @@ def test_cover_parts__and_curves_refuse_what_cannot_be(
     with pytest.raises(UsageError):
         cover_parts(hasher, colours, LEADING[:2])
     with pytest.raises(UsageError):
-        cover_parts(hasher, colours, LEADING, sample=0)
+        cover_parts(hasher, colours, LEADING, sample=1)
     with pytest.raises(UsageError):
         cover_parts(hasher, colours, LEADING, radius=1.0)
     with pytest.raises(UsageError):

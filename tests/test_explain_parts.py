@@ -294,7 +294,7 @@ def test_explain__skips_broken_photos_with_exit_3(painter: Chash) -> None:
     [
         ([], 2, "give part annotations"),
         (["--parts", "set", "--split", "val"], 2, "unknown split 'val'"),
-        (["--parts", "set", "--sample", "0"], 2, "no sample"),
+        (["--parts", "set", "--sample", "0"], 2, "too few"),
         (["--parts", "set", "--threads", "0"], 2, "0 threads"),
         (["--parts", "gone"], 1, "no such file or folder"),
         (["--parts", "set", "--data", "gone"], 1, "not one of the annotated photos"),

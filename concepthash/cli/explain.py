@@ -63,8 +63,8 @@ def command(
         )
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}", where="--split", hint=", ".join(SPLITS))
-    if sample < 1:
-        raise UsageError(f"{sample} photos are no sample", where="--sample", hint="--sample 100")
+    if sample < (2 if causality else 1):
+        raise UsageError(f"{sample} photos are too few", where="--sample", hint="--sample 100")
     check_threads(threads)
 
     from concepthash.explain import concept_curves, cover_parts, read_annotations, score_parts

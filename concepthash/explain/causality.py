@@ -1,7 +1,8 @@
 """Which part does a sub-code depend on? Cover a part, encode again, and see which concepts change.
 
-This is occlusion (Zeiler & Fergus 2014) by annotated parts. Discs of the same size at random places
-of the background are the control: what changes there has nothing to do with a part.
+This is occlusion (Zeiler & Fergus 2014) by annotated parts. Discs that cover about as much,
+at random places of the background of the same photo, are the control: what changes there has
+nothing to do with a part.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from concepthash.errors import Skipped, UsageError
+from concepthash.errors import DataError, Skipped, UsageError
 from concepthash.explain.covering import background_discs, covered, part_regions
 from concepthash.explain.groups import groups_of
 from concepthash.explain.keypoints import Annotations
@@ -39,6 +40,8 @@ class Causality:
             logit's standard deviation over the photos.
         control_bits, control_shift: the same with the background covered; NaN where no photo has
             room for it.
+        effect: ``(M, G)`` mean over the photos with a control of the shift beyond its own; NaN
+            where there is none.
         photos: ``(G,)`` photos in which the group is seen.
         controls: ``(G,)`` those of them with room for the control.
         radius: of the discs; 0 with masks.
@@ -51,26 +54,20 @@ class Causality:
     logit_shift: Table
     control_bits: Table
     control_shift: Table
+    effect: Table
     photos: tuple[int, ...]
     controls: tuple[int, ...]
     radius: float
 
     @property
-    def effect(self) -> Table:
-        """``logit_shift`` beyond that of the control where there is one, ``(M, G)``.
-
-        Groups differ in how much is covered; what covering as much background does is taken off.
-        """
-        return self.logit_shift - np.nan_to_num(self.control_shift)
-
-    @property
     def reacts_to(self) -> tuple[str, ...]:
-        """The group with the largest effect on each concept; "" if no group was seen."""
-        known = np.array(self.photos) > 0
-        if not known.any():
-            return ("",) * len(self.concept_names)
-        effect = np.where(known, self.effect, -np.inf)
-        return tuple(self.groups[column] for column in effect.argmax(axis=1))
+        """The group with the largest effect on each concept; "" if none has any.
+
+        Where no photo has room for a control, that with the largest shift.
+        """
+        table = self.logit_shift if np.isnan(self.effect).all() else self.effect
+        known = np.where(np.isnan(table), -np.inf, table)
+        return tuple(self.groups[row.argmax()] if row.max(initial=0.0) > 0 else "" for row in known)
 
     @property
     def own_part(self) -> tuple[bool, ...]:
@@ -84,7 +81,7 @@ class Causality:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain values; None where there are none."""
-        tables = ("changed_bits", "logit_shift", "control_bits", "control_shift")
+        tables = ("changed_bits", "logit_shift", "control_bits", "control_shift", "effect")
         return {
             "groups": list(self.groups),
             **{name: plain(getattr(self, name)) for name in tables},
@@ -101,7 +98,7 @@ class Causality:
         return "\n".join(
             [
                 f"parts covered: {sum(self.own_part)} of {len(self.own_part)} concepts react most"
-                " to their leading part",
+                " to their leading part (by what exceeds the control of the same photo)",
                 "shift of a logit, in its standard deviations (with background covered instead):",
                 *aligned(
                     [
@@ -157,13 +154,13 @@ def cover_parts(
         progress: called with (done, total) after every batch.
 
     Raises:
-        UsageError: if ``sample`` or ``radius`` is not positive, or a concept has no group.
-        DataError: if no photo can be used.
+        UsageError: if ``sample`` is below 2, ``radius`` no share, or a concept has no group.
+        DataError: if fewer than two photos can be used.
         BackendError: if the graph cannot be computed.
     """
-    if sample < 1 or not 0 < radius < 1 or len(leading_parts) != hasher.layout.concepts:
+    if sample < 2 or not 0 < radius < 1 or len(leading_parts) != hasher.layout.concepts:
         raise UsageError(
-            "a sample has a photo at least, a radius is a share, and each concept has a group",
+            "a sample has two photos at least, a radius is a share, and each concept has a group",
             where=f"sample {sample}, radius {radius}, leading_parts {list(leading_parts)}",
             hint="--sample 100",
         )
@@ -187,12 +184,15 @@ def cover_parts(
 
 
 class _Tally:
-    """Sums of changes, by kind (0 a part, 1 its control), group and bit."""
+    """Sums of changes, by kind, group and bit.
+
+    Kinds: 0 a part, 1 its control, 2 a part in the photos that have a control.
+    """
 
     def __init__(self, hasher: Hasher, groups: tuple[str, ...]) -> None:
         self._hasher = hasher
         self._groups = groups
-        shape = (2, len(groups), hasher.layout.bits)
+        shape = (3, len(groups), hasher.layout.bits)
         self._shift, self._flips = np.zeros(shape), np.zeros(shape)
         self._count = np.zeros(shape[:2], int)
         self._logits: list[npt.NDArray[np.float32]] = []
@@ -212,8 +212,8 @@ class _Tally:
             hidden.append(region)
             control = background_discs(photo.placed, count, radius, side, generator)
             if control is not None:
-                cases.append((1, number))
-                hidden.append(control)
+                cases += [(1, number), (2, number)]
+                hidden += [control, region]
         if not cases:
             return
         logits = encode_all(self._hasher, covered(photo.pixels, hidden))
@@ -223,6 +223,12 @@ class _Tally:
             self._count[case] += 1
 
     def result(self, leading_parts: tuple[str, ...], radius: float) -> Causality:
+        if len(self._logits) < 2:
+            raise DataError(
+                "one photo has no spread to measure a shift of logits by",
+                where="--causality",
+                hint="annotations of more photos, or a larger --sample",
+            )
         deviation = np.stack(self._logits).std(axis=0, dtype=float)
         # A logit that never changes has no unit to measure in, and does not count.
         alive = deviation > 0
@@ -239,13 +245,14 @@ class _Tally:
             logit_shift=moved[0],
             control_bits=flipped[1],
             control_shift=moved[1],
+            effect=moved[2] - moved[1],
             photos=tuple(self._count[0].tolist()),
             controls=tuple(self._count[1].tolist()),
             radius=radius,
         )
 
     def _by_concept(self, values: Table) -> Table:
-        """Sums over the bits of each concept: ``(2, G, K)`` to ``(2, M, G)``."""
+        """Sums over the bits of each concept: ``(3, G, K)`` to ``(3, M, G)``."""
         layout = self._hasher.layout
         shape = (*values.shape[:2], layout.concepts, layout.sub_bits)
         sums: Table = values.reshape(shape).sum(axis=3).transpose(0, 2, 1)

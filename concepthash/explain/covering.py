@@ -50,7 +50,7 @@ def discs(centres: Points, radius: float, side: int) -> Region:
 def part_regions(
     photo: SeenPhoto, part_names: Sequence[str], radius: float
 ) -> dict[str, tuple[Region, int, float]]:
-    """What covers each part group of a photo that is seen, and the discs of the same size.
+    """What covers each part group of a photo that is seen, and how many discs have that area.
 
     With a mask, a group is covered by its pixels, and its size is that of one disc of equal area;
     without, by discs round its key points.
@@ -76,7 +76,8 @@ def part_regions(
     found = {}
     for group in dict.fromkeys(groups[placed.parts].tolist()):
         centres = placed.points[groups[placed.parts] == group]
-        found[group] = discs(centres, pixels, side), len(centres), pixels
+        region = discs(centres, pixels, side)  # near points share pixels: fewer discs are as large
+        found[group] = region, max(1, round(region.sum() / (np.pi * pixels**2))), pixels
     return found
 
 

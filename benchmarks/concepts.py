@@ -4,7 +4,7 @@ Needs ``../shared`` (20 classes of CUB-200-2011, a ViT-Ti/16). A row is one trai
 defaults but for what its name says: ``python -m benchmarks.concepts parts-64-4-0`` trains mode
 ``parts``, 64 bits, 4 concepts, seed 0, in ``runs/concepts/``, and puts its row into
 ``results/concepts.json``; a run that is there already is only measured. Without a name: every row
-of ``ROWS``, 12 minutes each on two cores, 32 those of mode ``paper``.
+of ``ROWS``, 14 minutes each on two cores, 32 those of mode ``paper``.
 """
 
 import json

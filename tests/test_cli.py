@@ -159,6 +159,7 @@ def test_error__is_red_on_a_terminal_unless_no_color(monkeypatch: pytest.MonkeyP
 
 
 def test_interrupt__exits_130(gallery: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     process = subprocess.Popen(
         [sys.executable, "-m", "concepthash", "query", "-"],
         cwd=gallery.parent,

@@ -191,7 +191,7 @@ def test_name__sets_and_resets(chash: Chash) -> None:
         (["--set", "wing=a"], "no concepts are called 'wing'"),
         (["--set", "head"], "'head' is not NUMBER=NAME"),
         (["--set", "0=a", "--set", "0=b"], "concept 0 is named twice"),
-        (["--set", "0=a", "--set", "1=A"], "the name of two concepts"),
+        (["--set", "0=a", "--set", "1=A"], "the name of concept 0 too"),
         (["--set", "0=concept 1"], "reads as the number"),
         (["--set", "0="], "is no name"),
         (["--set", "0=" + "x" * 41], "41 characters"),

@@ -205,19 +205,21 @@ class _Tally:
     ) -> None:
         self._logits.append(photo.logits)
         side = len(photo.pixels)
-        cases, hidden = [], []
+        cases: list[tuple[tuple[int, ...], int]] = []  # the kinds that a covered photo counts for
+        hidden = []
         for group, (region, count, radius) in regions.items():
             number = self._groups.index(group)
-            cases.append((0, number))
-            hidden.append(region)
             control = background_discs(photo.placed, count, radius, side, generator)
+            cases.append(((0,) if control is None else (0, 2), number))
+            hidden.append(region)
             if control is not None:
-                cases += [(1, number), (2, number)]
-                hidden += [control, region]
+                cases.append(((1,), number))
+                hidden.append(control)
         if not cases:
             return
         logits = encode_all(self._hasher, covered(photo.pixels, hidden))
-        for case, changed in zip(cases, logits, strict=True):
+        for (kinds, number), changed in zip(cases, logits, strict=True):
+            case = list(kinds), number
             self._shift[case] += np.abs(changed - photo.logits)
             self._flips[case] += (changed > 0) != (photo.logits > 0)
             self._count[case] += 1

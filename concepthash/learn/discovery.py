@@ -31,7 +31,7 @@ from concepthash.decode import decode_batches
 from concepthash.errors import DataError
 from concepthash.images import Preprocess
 from concepthash.learn.model import ConceptHash
-from concepthash.learn.parts import ClassTokens, PartEncoder, PartMaps
+from concepthash.learn.parts import ClassTokens, PartEncoder, PartMaps, less_common
 from concepthash.learn.report import Reporter
 
 ROUNDS = 10
@@ -150,9 +150,7 @@ def discover(maps: PartMaps, patches: Tensor, *, area: float, seed: int) -> Foun
             f"the photos show too few patches of objects to find {len(maps.prototypes)} parts",
             hint="fewer --concepts, more photos, or --concept-mode paper",
         )
-    weight = score.sigmoid()[..., None]
-    total = weight.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    centred = smooth - (smooth * weight).sum(dim=1, keepdim=True) / total
+    centred = less_common(smooth, score.sigmoid()[..., None])
     if not centred[inside].square().mean() > 1e-9 * smooth.square().mean():
         raise DataError(
             "the patches of the photos are all the same, so there are no parts to find",

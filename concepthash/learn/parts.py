@@ -43,6 +43,12 @@ def smoothing_matrix(grid: tuple[int, int], sigma: float) -> Tensor:
     return torch.kron(sides[0], sides[1]).float()
 
 
+def less_common(smooth: Tensor, object_: Tensor) -> Tensor:
+    """Tokens ``(B, N, D)`` less the mean of their photo's object, ``(B, N, 1)`` in 0..1."""
+    area = object_.sum(dim=1, keepdim=True).clamp_min(1e-6)
+    return smooth - (smooth * object_).sum(dim=1, keepdim=True) / area
+
+
 class PartMaps(nn.Module):
     """Patch tokens to maps of M concepts and of the background, in closed form.
 
@@ -75,17 +81,12 @@ class PartMaps(nn.Module):
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, D)`` to maps ``(B, M, N)`` and background ``(B, N)``, values in 0..1."""
         with torch.autocast(patches.device.type, enabled=False):  # one function, at any precision
-            return self._maps(patches.float())
-
-    def _maps(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        smooth = self.smooth @ patches
-        score = F.normalize(smooth, dim=-1) @ self.foreground + self.threshold
-        object_ = score.sigmoid()[..., None]
-        area = object_.sum(dim=1, keepdim=True).clamp_min(1e-6)
-        common = (smooth * object_).sum(dim=1, keepdim=True) / area
-        direction = F.normalize((smooth - common) @ self.projection, dim=-1)
-        shares = (direction @ self.prototypes.T / TEMPERATURE).softmax(dim=-1)
-        return (shares * object_).transpose(1, 2), (-score).sigmoid()
+            smooth = self.smooth @ patches.float()
+            score = F.normalize(smooth, dim=-1) @ self.foreground + self.threshold
+            object_ = score.sigmoid()[..., None]
+            direction = F.normalize(less_common(smooth, object_) @ self.projection, dim=-1)
+            shares = (direction @ self.prototypes.T / TEMPERATURE).softmax(dim=-1)
+            return (shares * object_).transpose(1, 2), (-score).sigmoid()
 
 
 def own_patches(maps: Tensor, background: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from cli_entry import Chash
 
+from concepthash.demo import write_dataset
+
 
 @pytest.fixture
 def chash(
@@ -29,3 +31,11 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         if isinstance(method.fit, HashLayerFit):
             short = replace(method.fit, schedule=Schedule(steps=40))
             monkeypatch.setitem(BASELINES, name, replace(method, fit=short))
+
+
+@pytest.fixture(scope="module")
+def annotated_birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of drawn birds with key points, boxes and masks."""
+    folder = tmp_path_factory.mktemp("birds")
+    write_dataset(folder, species=3, images=4, size=48, seed=3)
+    return folder

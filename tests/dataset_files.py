@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,3 +43,9 @@ def refused(kind: type[ConceptHashError], root: Path, **options: object) -> Conc
     assert caught.value.where
     assert caught.value.hint
     return caught.value
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by the names of its columns."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))

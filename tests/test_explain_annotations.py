@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from colour_bundle import painted, write_csv
+from dataset_files import rows
 from PIL import Image
 
-from concepthash.demo import write_dataset
 from concepthash.demo.bird import KEY_POINTS
 from concepthash.demo.bird import PARTS as MASK_PARTS
 from concepthash.errors import DataError, ImageError
@@ -26,17 +24,6 @@ from concepthash.images import Preprocess
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPEC = Preprocess(resize=64, crop=48)
-
-
-@pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("birds")
-    write_dataset(folder, species=3, images=4, size=48, seed=3)
-    return folder
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text())))
 
 
 def spot(size: tuple[int, int], x: float, y: float) -> Image.Image:
@@ -130,14 +117,14 @@ def test_place__brings_masks_where_the_pixels_are(tmp_path: Path, orientation: i
 # Reading annotations
 
 
-def test_read_annotations__of_drawn_birds_are_the_rows_of_the_files(birds: Path) -> None:
-    read = read_annotations(birds)
-    assert read.root == birds
+def test_read_annotations__of_drawn_birds_are_the_rows_of_the_files(annotated_birds: Path) -> None:
+    read = read_annotations(annotated_birds)
+    assert read.root == annotated_birds
     assert read.parts == KEY_POINTS
     assert read.masks is not None
     assert read.masks.parts == ("background", *MASK_PARTS)
-    points = rows(birds / "annotations/part_locs.csv")
-    listed = rows(birds / "annotations/images.csv")
+    points = rows(annotated_birds / "annotations/part_locs.csv")
+    listed = rows(annotated_birds / "annotations/images.csv")
     assert len(read.images) == len(listed) == 12
     for image, row in zip(read.images, listed, strict=True):
         assert (image.path, image.split) == (row["path"], row["official_split"])

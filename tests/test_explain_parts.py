@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from itertools import combinations
@@ -13,9 +11,9 @@ import numpy as np
 import pytest
 from cli_entry import Chash
 from colour_bundle import PARTS, colour_bundle, colour_maps, painted
+from dataset_files import rows
 from PIL import Image
 
-from concepthash.demo import write_dataset
 from concepthash.demo.bird import KEY_POINTS
 from concepthash.errors import DataError, Skipped
 from concepthash.explain import read_annotations, score_parts
@@ -37,17 +35,6 @@ from concepthash.runtime.hasher import Hasher
 @pytest.fixture(scope="module")
 def hasher(tmp_path_factory: pytest.TempPathFactory) -> Hasher:
     return Hasher(colour_bundle(tmp_path_factory.mktemp("bundle")), threads=1, batch_size=3)
-
-
-@pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("birds")
-    write_dataset(folder, species=3, images=4, size=48, seed=3)
-    return folder
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text())))
 
 
 # Agreement of labellings
@@ -178,15 +165,15 @@ def test_score_parts__of_concepts_that_are_parts_is_perfect(hasher: Hasher, tmp_
 
 
 def test_score_parts__counts_key_points_of_drawn_birds_as_a_loop_does(
-    hasher: Hasher, birds: Path
+    hasher: Hasher, annotated_birds: Path
 ) -> None:
-    scores = score_parts(hasher, read_annotations(birds), split="train", masks=True)
-    listed = {row["cub_image_id"]: row for row in rows(birds / "annotations/images.csv")}
-    pixels = {k: hasher.preprocess(birds / row["path"]) for k, row in listed.items()}
+    scores = score_parts(hasher, read_annotations(annotated_birds), split="train", masks=True)
+    listed = {row["cub_image_id"]: row for row in rows(annotated_birds / "annotations/images.csv")}
+    pixels = {k: hasher.preprocess(annotated_birds / row["path"]) for k, row in listed.items()}
     maps = {k: colour_maps(p[None])[0] for k, p in pixels.items()}
     visible: dict[str, list[tuple[int, float, float]]] = {}
     assigned = np.zeros((3, 15), int)
-    for point in rows(birds / "annotations/part_locs.csv"):
+    for point in rows(annotated_birds / "annotations/part_locs.csv"):
         key = point["cub_image_id"]
         if point["visible"] == "1" and listed[key]["official_split"] == "train":
             x, y = float(point["x"]) * 32 / 48, float(point["y"]) * 32 / 48

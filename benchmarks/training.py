@@ -66,10 +66,10 @@ def main() -> None:
         step(trainee, optimizer, *fixed)
         loaders = {
             "0 workers": training_loader(
-                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=0
+                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=0, seed=0
             ),
             "1 worker": training_loader(
-                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=1
+                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=1, seed=0
             ),
         }
         for _ in range(ROUNDS):

@@ -346,6 +346,12 @@ def test_sampler_and_photos__depend_on_seed_epoch_and_position_alone():
     sampler.epoch = 1
     assert sorted(i for _, i in first) == list(range(10))
     assert [i for _, i in first] != [i for _, i in sampler]
+    assert {view for view, _ in sampler} == {1}
+    in_turn = EpochSampler(10, seed=3, views=2)
+    in_turn.epoch = 3
+    assert {view for view, _ in in_turn} == {1}
+    in_turn.epoch = 4
+    assert {view for view, _ in in_turn} == {0}
     photo = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
     photos = TrainingPhotos(
         [photo, photo],

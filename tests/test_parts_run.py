@@ -12,7 +12,19 @@ from tiny_run import drawn_birds, parts_config, tiny_config  # noqa: E402
 from concepthash.decode import decode_batches  # noqa: E402
 from concepthash.errors import UsageError  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
+from concepthash.learn.config import TrainConfig  # noqa: E402
+from concepthash.learn.photos import TrainingPhotos, augmentation  # noqa: E402
+from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
+from concepthash.learn.views import encode_views  # noqa: E402
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,38 @@ def test_train__parts_resumes_to_the_same_network(run, birds, tmp_path, monkeypa
     train(config, tmp_path / "b", resume=True)
     one, two = state(run.run), state(tmp_path / "b")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__views_that_do_not_fit_train_the_same_network_but_for_rounding(run, birds, tmp_path):
+    config = parts_config(birds, tmp_path / "vit.safetensors")
+    notes = Notes()
+    train(config.updated({"data": {"cache_mb": 0}}, where="test"), tmp_path / "b", reporter=notes)
+    assert any("encoded each epoch" in note for note in notes.notes)
+    one, two = state(run.run), state(tmp_path / "b")
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    assert not all(torch.equal(one[name], two[name]) for name in one)  # float16 was used
+    other = train(config.updated({"train": {"views": 0}}, where="test"), tmp_path / "c")
+    three = state(other.run)
+    assert not all(torch.allclose(one[name], three[name], atol=2e-3) for name in one)
+
+
+def test_encode_views__gives_what_the_network_makes_of_the_same_pixels(run):
+    encoder = Run.open(run.run).load("last").eval().encoder
+    photos = TrainingPhotos(
+        [torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8) for _ in range(3)],
+        np.array([2, 0, 1]),
+        transform=augmentation(TrainConfig(), 48),
+        short_side=64,
+        seed=0,
+    )
+    views = encode_views(encoder, photos, views=2, workers=0, reporter=Silent())
+    assert len(views) == 3
+    with torch.inference_mode():
+        for key in ((0, 0), (0, 2), (1, 1)):
+            patches, label = views[key]
+            pixels, same = photos[key]
+            assert label == same
+            assert torch.allclose(patches, encoder.patches(pixels[None])[0], atol=2e-3)
 
 
 def test_train__parts_needs_pretrained_weights(birds, tmp_path):

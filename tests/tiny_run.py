@@ -46,4 +46,5 @@ def parts_config(data: Path, weights: Path, **train: object) -> Config:
         vit = create_vit("vit_tiny_patch16_224", crop=48, arguments=sizes)
         save_file(vit.state_dict(), weights)
     changes = {"backbone_args": sizes, "weights": str(weights), "concept_mode": "parts"}
+    train = {"views": 1, **train}  # two epochs: views are encoded beforehand, as in long trainings
     return tiny_config(data, **train).updated({"model": changes}, where="test")

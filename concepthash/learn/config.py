@@ -37,7 +37,7 @@ class DataConfig:
     val_share: float = 0.1  # of the train split, to choose the best epoch; 0 trains on everything
     resize: int = 256  # short side at test time, pixels
     crop: int = 256  # input side of the network, pixels; mode paper: 224
-    cache_mb: int = 4096  # decoded photos are kept in memory up to this size
+    cache_mb: int = 4096  # memory for decoded photos, and as much for encoded views
     workers: int = 1  # processes that augment photos
     strict: bool = False  # a photo that cannot be read is an error, not skipped
 
@@ -124,6 +124,7 @@ class TrainConfig:
     clip_norm: float = 1.0  # gradient norm; 0 does not clip
     augment: Augment = "trivial"  # after a random resized crop
     crop_scale: float = 0.35  # smallest area of the random crop
+    views: int = 8  # augmentations of each photo, taken in turn; 0: new ones each epoch
     precision: Precision = "auto"  # fp32 on CPU, bf16 where CUDA has it
     device: Device = "auto"
     eval_every: int = 5  # epochs between validations
@@ -132,8 +133,9 @@ class TrainConfig:
     trackers: tuple[str, ...] = ()  # tensorboard, wandb; metrics.jsonl is always written
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "eval_every": 1, "patience": 0}
-        _at_least(self, {**least, "lr": 0, "weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0})
+        least = {"epochs": 1, "batch_size": 2, "accumulate": 1, "eval_every": 1}
+        positive = ("patience", "views", "lr", "weight_decay", "warmup_epochs", "clip_norm")
+        _at_least(self, {**least, **dict.fromkeys(positive, 0)})
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Config:
         return cls(
             data=DataConfig(crop=224),
             model=ModelConfig(concept_mode=mode),
-            train=TrainConfig(epochs=100),
+            train=TrainConfig(epochs=100, views=0),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from concepthash.learn.model import ConceptHash
 from concepthash.learn.parts import PartEncoder
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
 from concepthash.learn.report import Reporter
+from concepthash.learn.views import EncodedViews, encode_views
 from concepthash.metrics import average_precision
 from concepthash.rankings import rank
 
@@ -54,9 +55,11 @@ class Trainee(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss terms of a batch; see :class:`Objective`."""
-        terms: dict[str, Tensor] = self.objective(self.model(image), labels)
+    def forward(self, seen: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss terms of a batch, see :class:`Objective`; ``seen`` are photos, uint8, or what
+        the frozen blocks gave for them (:class:`EncodedViews`)."""
+        output = self.model(seen) if seen.dtype == torch.uint8 else self.model.of_patches(seen)
+        terms: dict[str, Tensor] = self.objective(output, labels)
         return terms
 
 
@@ -112,10 +115,6 @@ class Trainer:
             reporter=tell,
         )
         self._refuse_lost_classes(photos)
-        sampler = EpochSampler(len(photos), config.seed)
-        loader = training_loader(
-            photos, sampler, batch_size=config.batch_size, workers=self.config.data.workers
-        )
         trainee = Trainee(self.model, self.objective)
         self.optimizer: Any = make_optimizer(trainee, config)
         if state is None:
@@ -123,6 +122,15 @@ class Trainer:
             self._record()
         else:
             self._restore(state)
+        views = self._encode(photos)
+        sampler = EpochSampler(len(photos), config.seed, views=config.views)
+        loader = training_loader(
+            photos if views is None else views,
+            sampler,
+            batch_size=config.batch_size,
+            workers=self.config.data.workers if views is None else 0,
+            seed=config.seed,
+        )
         trainee, self.optimizer, loader = self.accelerator.prepare(trainee, self.optimizer, loader)
         self.accelerator.init_trackers(self.out.name or "run")
         precision = self.accelerator.mixed_precision.replace("no", "fp32")
@@ -151,6 +159,30 @@ class Trainer:
                 reporter=self.tell,
             )
             self.tell.note(f"parts: {found}")
+
+    def _encode(self, photos: TrainingPhotos) -> EncodedViews | None:
+        """Mode ``parts``: the views after the frozen blocks, where that saves time and fits."""
+        encoder, config = self.model.encoder, self.config.train
+        if not isinstance(encoder, PartEncoder) or not 0 < config.views < config.epochs:
+            return None
+        if self.accelerator.num_processes > 1:  # each would need the views of all
+            return None
+        size = config.views * len(photos) * encoder.grid[0] * encoder.grid[1] * encoder.dim * 2
+        megabytes = math.ceil(size / 2**20)
+        if megabytes > self.config.data.cache_mb:
+            self.tell.note(
+                f"data: encoded views take {megabytes} MB (data.cache_mb = "
+                f"{self.config.data.cache_mb}); photos are encoded each epoch, which is slower"
+            )
+            return None
+        with self.accelerator.autocast():
+            return encode_views(
+                encoder.to(self.accelerator.device),
+                photos,
+                views=config.views,
+                workers=self.config.data.workers,
+                reporter=self.tell,
+            )
 
     def _refuse_lost_classes(self, photos: TrainingPhotos) -> None:
         lost = set(range(len(self.data.class_names))) - set(photos.labels.tolist())

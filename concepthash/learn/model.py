@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from concepthash.codes import CodeLayout
-from concepthash.learn.backbone import Encoder
+from concepthash.learn.backbone import Encoded, Encoder
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
 
@@ -115,5 +115,12 @@ class ConceptHash(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         """``image`` is ``(B, H, W, 3)`` uint8, prepared by concepthash.images.Preprocess."""
-        encoded = self.encoder(image, self.concepts())
+        return self._hash(self.encoder(image, self.concepts()))
+
+    def of_patches(self, patches: Tensor) -> Output:
+        """Mode ``parts``: :meth:`forward` from what the frozen blocks gave, ``(B, N, D)``."""
+        assert isinstance(self.encoder, PartEncoder)
+        return self._hash(self.encoder.of_patches(patches, self.concepts()))
+
+    def _hash(self, encoded: Encoded) -> Output:
         return Output(self.head(encoded.features), *encoded)

@@ -167,7 +167,14 @@ class PartEncoder(TakenApart):
             image: ``(B, H, W, 3)`` uint8.
             concepts: concept tokens ``(1, M, D)``.
         """
-        patches = self.tokens(image)[:, self.prefix_tokens :]
+        return self.of_patches(self.patches(image), concepts)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """What the frozen blocks give and the maps are made of: ``(B, N, D)``."""
+        return self.tokens(image)[:, self.prefix_tokens :]
+
+    def of_patches(self, patches: Tensor, concepts: Tensor) -> Encoded:
+        """:meth:`forward` from the patches after the frozen blocks, ``(B, N, D)``."""
         maps, background = self.part_maps(patches)
         z = self.read(patches, own_patches(maps, background), concepts)
         return Encoded(z, maps.unflatten(-1, self.grid), background.unflatten(-1, self.grid))

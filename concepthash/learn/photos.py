@@ -1,6 +1,6 @@
 """Training photos: decoded once where memory permits, augmented by torchvision, seeded per photo.
 
-An augmentation depends on (seed, epoch, photo) alone, so neither the number of workers nor a
+An augmentation depends on (seed, view, photo) alone, so neither the number of workers nor a
 resumed run changes what the network sees.
 """
 
@@ -55,7 +55,7 @@ def augmentation(config: TrainConfig, crop: int) -> v2.Transform:
 
 
 class TrainingPhotos(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled photos, augmented anew for each (epoch, position).
+    """Labelled photos, augmented anew for each (view, position).
 
     Args:
         photos: ``(3, H, W)`` uint8 each, or the path of one that is not kept in memory.
@@ -81,23 +81,30 @@ class TrainingPhotos(Dataset[tuple[Tensor, Tensor]]):
         return len(self.photos)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, position = key
+        view, position = key
         photo = self.photos[position]
         if isinstance(photo, Path):
             photo = decode_training(photo, self.short_side)
         with torch.random.fork_rng(devices=[]):
-            seed = np.random.SeedSequence((self.seed, epoch, position)).generate_state(1)
+            seed = np.random.SeedSequence((self.seed, view, position)).generate_state(1)
             torch.default_generator.manual_seed(int(seed[0]))  # the GPU's stays as it is
             pixels = self.transform(photo)
         return pixels.permute(1, 2, 0).contiguous(), self.labels[position]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new seeded order each epoch, as keys (epoch, position)."""
+    """A new seeded order each epoch, as keys (view, position).
 
-    def __init__(self, count: int, seed: int) -> None:
+    Args:
+        count: of photos.
+        seed: of the order.
+        views: taken in turn, one an epoch; 0: each epoch has a view of its own.
+    """
+
+    def __init__(self, count: int, seed: int, *, views: int = 0) -> None:
         self.count = count
         self.seed = seed
+        self.views = views
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -105,7 +112,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        return iter([(self.epoch, int(i)) for i in order])
+        view = self.epoch % self.views if self.views else self.epoch
+        return iter([(view, int(i)) for i in order])
 
 
 def read_photos(
@@ -172,16 +180,21 @@ def read_photos(
 
 
 def training_loader(
-    photos: TrainingPhotos, sampler: EpochSampler, *, batch_size: int, workers: int
+    photos: Dataset[tuple[Tensor, Tensor]],
+    sampler: EpochSampler,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches ``(B, H, W, 3)`` uint8 and ``(B,)`` labels; an incomplete last batch is left out."""
+    """Batches of what ``photos`` holds and ``(B,)`` labels; an incomplete last one is left out."""
     return DataLoader(
         photos,
-        batch_size=min(batch_size, len(photos)),
+        batch_size=min(batch_size, len(sampler)),
         sampler=sampler,
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator().manual_seed(photos.seed),  # not the network's random state
+        generator=torch.Generator().manual_seed(seed),  # not the network's random state
     )

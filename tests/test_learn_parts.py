@@ -214,6 +214,21 @@ def test_encoder__a_sub_code_depends_on_the_patches_of_its_concept_alone():
         assert (elsewhere - features)[:, [k for k in range(3) if k != m]].abs().max() > 0.01
 
 
+@pytest.mark.parametrize("objects", [True, False])
+def test_encoder__in_training_skips_patches_that_no_concept_sees(objects):
+    encoder = small_encoder()
+    patches, weights = shares(encoder)
+    weights = weights * objects
+    found = {}
+    for training in (True, False):
+        encoder.train(training).zero_grad()
+        z = encoder.read(patches, weights, torch.ones(1, 3, DIM))
+        z.square().sum().backward()
+        gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+        found[training] = (z, *gradients)
+    torch.testing.assert_close(found[True], found[False])
+
+
 def test_encoder__another_map_is_another_feature():
     encoder = small_encoder().eval()
     tokens = torch.randn(1, 3, DIM)

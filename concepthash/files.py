@@ -8,8 +8,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
+
+from concepthash.errors import DataError
 
 
 def sync(path: Path) -> None:
@@ -88,6 +90,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def relative_path(text: str, where: str) -> str:
+    """A path as listed, in normal posix form, below the root of the data set.
+
+    Raises:
+        DataError: if it is empty, absolute or climbs out with ``..``.
+    """
+    path = PurePosixPath(text.replace("\\", "/"))
+    if not path.parts or "\0" in text:
+        raise DataError("the path of an image is empty or damaged", where=where, hint="mend it")
+    if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
+        raise DataError(
+            f"the path {text!r} leads out of the data set",
+            where=where,
+            hint="list paths relative to the folder of the data set, without '..'",
+        )
+    return str(path)
 
 
 def sha256(path: Path) -> str:

@@ -114,8 +114,10 @@ def test_features__of_a_split_without_a_readable_photo_are_refused(
     shutil.copytree(birds, data)
     for photo in data.glob("test/*/*.jpg"):
         photo.write_bytes(b"no photo")
-    with pytest.raises(DataError, match="test split"):
+    with pytest.raises(DataError, match="test split") as raised:
         tiny_features(data)
+    first = next(iter(sorted(data.glob("test/*/*.jpg"))))
+    assert raised.value.hint == f"ls -l {first}"
 
 
 # The command
@@ -200,8 +202,11 @@ def test_eval_baselines__lists_skipped_photos_once(
     ("arguments", "words"),
     [
         (("--baselines", "--methods", "magic"), "there is no baseline 'magic'"),
-        (("--baselines", "--bits", "many"), "is not a list of whole numbers"),
-        (("--baselines", "--weights", "gone.safetensors"), "no such weights file"),
+        (("--baselines", "--bits", "many"), "try: --bits 16,32,64"),
+        (("--baselines", "--seeds", "many"), "try: --seeds 0,1,2"),
+        (("--baselines", "--checkpoint", "first"), "try: --checkpoint best"),
+        (("--checkpoint", "first"), "try: --checkpoint best"),
+        (("--baselines", "--weights", "gone.safetensors"), "try: --weights FILE.safetensors\n"),
         (("--baselines", "--pr-curve", "a.png"), "does not go with --baselines"),
         (("--seeds", "0"), "--seeds belongs to --baselines"),
     ],
@@ -213,6 +218,53 @@ def test_eval_baselines__says_what_is_wrong(
     assert result.code in (1, 2)
     assert result.out == ""
     assert words in result.err
+
+
+def test_eval__of_a_run_whose_photos_were_moved_asks_where_they_are(
+    chash: Chash, birds: Path, run: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    for name in ("config.json", "run.json"):
+        text = (moved / name).read_text()
+        assert str(birds) in text
+        (moved / name).write_text(text.replace(str(birds), str(tmp_path / "gone")))
+    for more in ((), ("--baselines", "--methods", "pca", "--bits", "8", "--seeds", "0")):
+        result = chash("eval", moved, *more)
+        assert (result.code, result.out) == (2, "")
+        assert f"where: {tmp_path / 'gone'}" in result.err
+        asked = " ".join(map(str, ("chash eval", moved, *more[:1])))
+        assert f"try: {asked} --data FOLDER" in result.err
+        assert chash("eval", moved, *more, "--data", birds).code == 0
+
+
+def test_eval__of_a_run_without_a_test_split_does_not_propose_its_training_photos(
+    chash: Chash, birds: Path, run: Path, tmp_path: Path
+) -> None:
+    every = tmp_path / "run"
+    shutil.copytree(run, every)
+    text = (every / "config.json").read_text().replace('"test_share": null', '"test_share": 0.0')
+    text = text.replace(str(birds), str(birds / "train"))
+    (every / "config.json").write_text(text)
+    record = (every / "run.json").read_text()
+    (every / "run.json").write_text(record.replace(str(birds), str(birds / "train")))
+    result = chash("eval", every)
+    assert result.code == 1
+    assert f"try: chash eval {every} --data FOLDER, with other photos" in result.err
+    result = chash("eval", every, "--baselines")
+    assert result.code == 1
+    assert "try: chash eval PHOTOS --baselines --backbone NAME --weights FILE" in result.err
+    result = chash("eval", birds / "train", "--baselines", "--test-share", "0")
+    assert "try: --test-share 0.2" in result.err
+
+
+def test_eval_baselines__hints_at_photos_as_the_target_where_they_were_the_target(
+    chash: Chash, birds: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(birds / "train", tmp_path / "photos" / "all")
+    result = chash("eval", tmp_path / "photos", "--baselines")
+    assert result.code == 1
+    assert f"chash eval --baselines {tmp_path / 'photos' / 'all'}" in result.err
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -175,6 +175,19 @@ def test_query__by_concepts_and_weights(chash: Chash, gallery: Path) -> None:
         assert chash("query", "shop/a/0.png", *wrong).code == 2
 
 
+def test_query__refuses_the_weight_of_a_concept_that_does_not_count(
+    chash: Chash, gallery: Path
+) -> None:
+    for weights in ("1=5", "1,5"):
+        result = chash("query", "shop/a/0.png", "--concepts", "0", "--weights", weights)
+        assert (result.code, result.out) == (2, "")
+        assert "concept 1 has a weight of 5 but does not count" in result.err
+        assert "try: --concepts 0,1, or" in result.err
+    for weights in ("0=5", "5,1", "5,0"):
+        result = chash("query", "shop/a/0.png", "--concepts", "0", "--weights", weights)
+        assert result.code == 0, result.err
+
+
 def test_query__reads_paths_from_stdin(
     chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,15 @@ def test_place__leaves_out_points_outside_the_crop(tmp_path: Path) -> None:
     assert placed.box is None
 
 
+def test_place__counts_points_outside_the_photo(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png", spot((80, 100), 35, 60), orientation=6)
+    places = [(0, 0), (80, 100), (40, 50), (80.1, 50), (40, 101), (-1, 5), (90, 70)]
+    points = tuple(KeyPoint("a", x, y) for x, y in places)
+    image = AnnotatedImage("a.png", "test", points)
+    placed = place(image, Annotations(tmp_path, tmp_path, ("a",), (image,)), SPEC)
+    assert (placed.outside, len(placed.points)) == (4, 1)
+
+
 def test_place__refuses_a_photo_of_another_size(tmp_path: Path) -> None:
     saved(tmp_path / "a.png", spot((80, 100), 35, 60))
     image = AnnotatedImage("a.png", "test", (), (100, 80))
@@ -180,6 +189,14 @@ def test_read_annotations__of_cub_200_2011_as_published(tmp_path: Path) -> None:
     (tmp_path / "parts/part_locs.txt").write_text("1 2 1 1\n")
     with pytest.raises(DataError, match="needs 5 words, this one has 4"):
         read_annotations(tmp_path)
+    (tmp_path / "parts/part_locs.txt").write_text("1 2 1 1 1\n1 1 2 2 1\n1 2 3 3 0\n")
+    with pytest.raises(DataError, match="left eye of image 1 is listed twice, first in line 1"):
+        read_annotations(tmp_path)
+    (tmp_path / "parts/part_locs.txt").write_text("1 2 1 1 1\n")
+    for path, words in (("../x.png", "leads out"), ("001.A b/x.png", "listed twice, first in")):
+        (tmp_path / "images.txt").write_text(f"1 001.A b/x.png\n2 {path}\n")
+        with pytest.raises(DataError, match=words):
+            read_annotations(tmp_path)
 
 
 @pytest.mark.skipif(not (SHARED / "annotations").is_dir(), reason="no annotations here")
@@ -205,6 +222,16 @@ def test_read_annotations__of_the_real_cub_files_are_all_read(tmp_path: Path) ->
         ("part_locs.csv", "1,beak,4.0,12.0,1", "1,beak,4.0", "more or fewer values"),
         ("part_locs.csv", "1,beak,4.0", "77,beak,4.0", r"does not list: 77"),
         ("images.csv", "2,images/2.png", "1,images/2.png", "'1' is listed twice"),
+        (
+            "part_locs.csv",
+            "1,beak,4.0,12.0,1",
+            "1,beak,4.0,12.0,1\n2,tail,1,1,1\n1,beak,4.0,13.0,0",
+            "beak of image 1 is listed twice, first in line 2",
+        ),
+        ("images.csv", "images/2.png", "images/1.png", r"images/1\.png is listed twice, first in"),
+        ("images.csv", "images/2.png", "../../2.png", r"'\.\./\.\./2\.png' leads out of"),
+        ("images.csv", "images/2.png", "/images/2.png", "'/images/2.png' leads out of"),
+        ("images.csv", "images/2.png", "", "the path of an image is empty"),
         ("images.csv", "images/", "photos/", "not one of the annotated photos is there"),
         ("images.csv", "images/2", "images/\udcff", "cannot be read"),
     ],

@@ -203,6 +203,39 @@ def test_score_parts__counts_key_points_of_drawn_birds_as_a_loop_does(
     assert 0 < scores.masks.object_iou < 1
 
 
+def test_score_parts__says_what_chance_reaches(hasher: Hasher, tmp_path: Path) -> None:
+    painted(tmp_path, 5)  # 32 pixels, the box is the left half of the middle rows
+    chance = score_parts(hasher, read_annotations(tmp_path)).to_json()["chance"]
+    assert chance["random_in_box"] == 0.25
+    assert chance["centre_in_box"] == 1.0  # on its edge
+    assert chance["group_share"] == dict.fromkeys(("head", "wing", "tail"), pytest.approx(1 / 3))
+    assert chance["leading_share"] == pytest.approx(1 / 3)
+    listing = tmp_path / "images.csv"
+    listing.write_text(listing.read_text().replace(",0,8,16,16", ",-8,8,16,40"))
+    boxed = score_parts(hasher, read_annotations(tmp_path))
+    assert (boxed.random_in_box, boxed.centre_in_box) == (8 * 24 / 32**2, 0.0)
+
+
+def test_score_parts__notes_what_makes_its_figures_weak(hasher: Hasher, tmp_path: Path) -> None:
+    painted(tmp_path, 21)
+    assert score_parts(hasher, read_annotations(tmp_path)).notes == ()
+    lines = (tmp_path / "part_locs.csv").read_text().splitlines()
+    (tmp_path / "part_locs.csv").write_text("\n".join([*lines[:-1], "20,tail,400,12,1"]))
+    scores = score_parts(hasher, read_annotations(tmp_path))
+    (note,) = scores.notes
+    assert note.startswith("1 visible key points lie outside their photos")
+    assert (scores.points, scores.to_json()["points_outside"]) == (59, 1)
+    beaks = [lines[0], *(line for line in lines if ",beak," in line)]
+    (tmp_path / "part_locs.csv").write_text("\n".join(beaks))
+    (note,) = score_parts(hasher, read_annotations(tmp_path)).notes
+    assert note == "all key points are of one part group, head: it leads everywhere"
+    painted(tmp_path, 20)  # 19 of the test split
+    scores = score_parts(hasher, read_annotations(tmp_path))
+    (note,) = scores.to_json()["notes"]
+    assert note.startswith("19 photos are few")
+    assert str(scores).endswith(f"\nnote: {note}")
+
+
 def test_score_parts__lists_what_it_cannot_use(hasher: Hasher, tmp_path: Path) -> None:
     painted(tmp_path, 5)
     (tmp_path / "images/1.png").write_bytes(b"no photo")
@@ -254,6 +287,10 @@ def test_explain__prints_a_table_and_json(painter: Chash) -> None:
     assert "model: colour.chb (the newest bundle here)" in result.err
     assert "9 key points of 3 photos: NMI 1.000  ARI 1.000" in result.out
     assert "9 cells of 3 masks" in result.out
+    rows = [line.split() for line in result.out.split("\n")]
+    assert ["(chance)", "0.33", "0.33", "0.33", "0.25"] in rows
+    assert ["(centre)", "1.00"] in rows
+    assert "note: 3 photos are few" in result.out
     assert ["blue", "tail", "0.00", "0.00", "1.00", "1.00"] in map(
         str.split, result.out.split("\n")
     )

@@ -19,12 +19,13 @@ from concepthash.errors import (  # noqa: E402
 )
 from concepthash.learn.backbone import create_vit  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
-from concepthash.learn.config import GuidanceConfig, TrainConfig  # noqa: E402
+from concepthash.learn.config import Config, GuidanceConfig, TrainConfig  # noqa: E402
 from concepthash.learn.guidance import embed_classes  # noqa: E402
 from concepthash.learn.lookup import CLIP_FILES, find_weights  # noqa: E402
 from concepthash.learn.loop import learning_rate  # noqa: E402
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
 from concepthash.learn.report import Silent  # noqa: E402
+from concepthash.learn.setup import without_effect  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
 from concepthash.learn.weights import load_vit  # noqa: E402
 
@@ -108,6 +109,68 @@ def test_resume__after_an_interruption_equals_an_unbroken_run(run, birds, tmp_pa
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+class StopsAt(Silent):
+    """Interrupts when a stage begins, and keeps the notes."""
+
+    def __init__(self, stage):
+        self.stage = stage
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, stage, done, total):
+        if stage.startswith(self.stage):
+            raise KeyboardInterrupt
+
+
+def test_train__names_the_settings_its_concept_mode_does_not_read(birds, tmp_path):
+    config = tiny_config(birds)
+    assert without_effect(config) == []
+    changes = {"model": {"object_area": 0.3, "part_dim": 64}, "loss": {"diversity": 1.0}}
+    stop = StopsAt("reading photos")
+    with pytest.raises(KeyboardInterrupt):
+        train(config.updated(changes, where="test"), tmp_path / "run", reporter=stop)
+    said = "settings without effect in mode paper: model.object_area, model.part_dim"
+    assert said in stop.notes
+    parts = Config().updated(
+        {**changes, "model": {"object_area": 0.3, "freeze": False, "concept_dim": 64}}, where="test"
+    )
+    assert without_effect(parts) == ["model.freeze", "model.concept_dim", "loss.diversity"]
+
+
+def test_train__interrupted_in_the_first_epoch_says_what_begins_it_again(run, birds, tmp_path):
+    out, stop = tmp_path / "a run", StopsAt("epoch 1/")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(birds), out, reporter=stop)
+    assert stop.notes[-1].endswith(f"begins again: chash train --resume --out '{out}'")
+    assert "before an epoch was finished" in stop.notes[-1]
+    with pytest.raises(UsageError, match="exists") as refused:
+        train(tiny_config(birds), out)
+    assert "--resume" in (refused.value.hint or "")
+    train(tiny_config(birds), out, resume=True)
+    one, two = weights(run.run), weights(out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_train__interrupted_before_it_is_recorded_begins_again_with_the_same_command(
+    birds, tmp_path
+):
+    out, stop = tmp_path / "run", StopsAt("reading photos")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(birds), out, reporter=stop)
+    assert stop.notes[-1].endswith("the same command begins again")
+    train(tiny_config(birds, epochs=1), out)
+
+
+def test_train__interrupted_at_the_evaluation_keeps_the_epochs(birds, tmp_path):
+    out, stop = tmp_path / "run", StopsAt("hashing")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(birds, epochs=1), out, reporter=stop)
+    assert "finished epochs are kept: chash train --resume --out" in stop.notes[-1]
+    assert train(tiny_config(birds, epochs=1), out, resume=True).evaluation is not None
+
+
 @pytest.mark.parametrize("settings", [{"optimizer": "sgd"}, {"accumulate": 2}])
 def test_resume__is_exact_with_other_optimisation_too(settings, birds, tmp_path):
     whole = train(tiny_config(birds, epochs=3, **settings), tmp_path / "a").run
@@ -129,6 +192,7 @@ def test_train__begins_again_where_a_run_was_killed_before_it_was_recorded(birds
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.json").write_text("{}")
+    (out / ".frozen.safetensors.4711.tmp").write_bytes(b"half")  # killed while it was written
     train(tiny_config(birds, epochs=1), out)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()

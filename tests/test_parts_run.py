@@ -10,9 +10,12 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny_run import drawn_birds, parts_config, tiny_config  # noqa: E402
 
 from concepthash.decode import decode_batches  # noqa: E402
-from concepthash.errors import UsageError  # noqa: E402
+from concepthash.errors import DataError, UsageError  # noqa: E402
+from concepthash.images import Preprocess  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.config import TrainConfig  # noqa: E402
+from concepthash.learn.data import read_dataset  # noqa: E402
+from concepthash.learn.discovery import discover_parts  # noqa: E402
 from concepthash.learn.photos import TrainingPhotos, augmentation  # noqa: E402
 from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
@@ -116,6 +119,21 @@ def test_train__parts_needs_pretrained_weights(birds, tmp_path):
     with pytest.raises(UsageError, match="pretrained") as caught:
         train(config, tmp_path / "c")
     assert "--concept-mode paper" in str(caught.value)
+
+
+def test_discover_parts__names_a_photo_where_none_can_be_read(run, birds, tmp_path):
+    split = read_dataset(Run.open(run.run).config.data, seed=0).train
+    with pytest.raises(DataError, match="no training photo can be read") as raised:
+        discover_parts(
+            Run.open(run.run).load("last"),
+            tmp_path,
+            split,
+            Preprocess(48, 48),
+            area=0.4,
+            seed=0,
+            reporter=Silent(),
+        )
+    assert raised.value.hint == f"ls -l {tmp_path / split.paths[0]}"
 
 
 def test_export__parts_bundle_has_the_network_s_maps_and_background(run):

@@ -100,15 +100,25 @@ def _weight(text: str, count: int) -> int:
 def _check_weights(weights: list[int], concepts: list[int] | None, count: int) -> None:
     from concepthash.runtime.arguments import LARGEST_WEIGHT
 
+    chosen = range(count) if concepts is None else concepts
     what = None
     if len(weights) != count:
         what = f"{count} concepts need {count} weights, not {len(weights)}"
     elif not all(0 <= weight <= LARGEST_WEIGHT for weight in weights):
         what = f"weights go from 0 to {LARGEST_WEIGHT}"
-    elif not any(weights[m] for m in (range(count) if concepts is None else concepts)):
+    elif not any(weights[m] for m in chosen):
         what = "no concept that counts has a weight above 0: every image would be equally near"
     if what is not None:
         raise _refused(what, count)
+    # 1 is what every concept has, and 0 leaves one out.
+    ignored = [m for m in range(count) if m not in chosen and weights[m] > 1]
+    if ignored:
+        both = ",".join(map(str, sorted({*chosen, *ignored})))
+        raise UsageError(
+            f"concept {ignored[0]} has a weight of {weights[ignored[0]]} but does not count",
+            where="--concepts and --weights",
+            hint=f"--concepts {both}, or leave its weight out",
+        )
 
 
 def _refused(what: str, count: int) -> UsageError:

@@ -69,8 +69,8 @@ class Options:
         default = Asked()
         return Asked(
             _words(self.methods) or default.methods,
-            _numbers(self.bits, "--bits") or default.bits,
-            _numbers(self.seeds, "--seeds") or default.seeds,
+            _numbers(self.bits, "--bits", default.bits),
+            _numbers(self.seeds, "--seeds", default.seeds),
             default.views if self.views is None else self.views,
         )
 
@@ -127,9 +127,7 @@ def show_table(
         own = _own_run(target)
         runs = [Run.open(path) for path in [*own, *(options.runs or [])]]
         config = _config(target, runs[0] if own else None, changes, options, named)
-        if own and "root" not in changes:
-            output.choice("data", config.data.root, "as recorded by the run")
-        data = _data(target, config, output)
+        data = _data(target, config, output, own=bool(own), recorded="root" not in changes)
         if threads is not None:
             torch.set_num_threads(threads)
         table = compare(
@@ -207,15 +205,22 @@ def _config(
     return run_config(Config(), named=named, environment={}, assignments=(), flags=flags)
 
 
-def _data(target: Path, config: Config, output: Output) -> Dataset:
+def _data(target: Path, config: Config, output: Output, *, own: bool, recorded: bool) -> Dataset:
     from concepthash.cli.data import read_data
 
-    command = f"chash eval {display(target)} --baselines --data"
-    data = read_data(config.data, seed=config.train.seed, output=output, command=command)
+    data = read_data(
+        config.data,
+        seed=config.train.seed,
+        output=output,
+        command=f"chash eval {display(target)} --baselines --data"
+        if own
+        else "chash eval --baselines",
+        recorded=own and recorded,
+    )
     if not len(data.test):
-        raise DataError(
-            "the data have no test split", where=data.root, hint="--test-share 0.2 holds one out"
-        )
+        other = "chash eval PHOTOS --baselines --backbone NAME --weights FILE"
+        hint = other if own else "--test-share 0.2 holds one out"
+        raise DataError("the data have no test split", where=data.root, hint=hint)
     return data
 
 
@@ -234,10 +239,11 @@ def _words(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(dict.fromkeys(text.split(",")))
 
 
-def _numbers(text: str | None, option: str) -> tuple[int, ...]:
+def _numbers(text: str | None, option: str, default: tuple[int, ...]) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in _words(text))
+        return tuple(int(word) for word in _words(text)) or default
     except ValueError:
+        example = ",".join(map(str, default))
         raise UsageError(
-            f"{text!r} is not a list of whole numbers", where=option, hint=f"{option} 0,1,2"
+            f"{text!r} is not a list of whole numbers", where=option, hint=f"{option} {example}"
         ) from None

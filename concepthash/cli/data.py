@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from concepthash.cli.output import Output
-from concepthash.errors import DataError
+from concepthash.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from concepthash.datasets import Dataset
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def read_data(
-    config: DataConfig, *, seed: int, output: Output, command: str = "chash train"
+    config: DataConfig,
+    *,
+    seed: int,
+    output: Output,
+    command: str = "chash train",
+    recorded: bool = False,
 ) -> Dataset:
     """The data set of a configuration, its notes told; needs no torch.
 
@@ -21,14 +27,23 @@ def read_data(
         config: what to read.
         seed: of a split that is drawn.
         output: told of what was implied.
-        command: what the user runs, for hints.
+        command: what the user runs, for hints; the photos come after it.
+        recorded: the photos are those a run was trained on, which may have moved since.
 
     Raises:
-        UsageError: if a setting does not fit.
+        UsageError: if a setting does not fit, or recorded photos are gone.
         DataError: if the data cannot be used.
     """
     from concepthash.learn.data import read_dataset
 
+    if recorded:
+        output.choice("data", config.root, "as recorded by the run")
+        if not Path(config.root).exists():
+            raise UsageError(
+                "the photos the run was trained on are not there any more",
+                where=config.root,
+                hint=f"{command} FOLDER, where they are now",
+            )
     try:
         data = read_dataset(config, seed=seed)
     except DataError as error:

@@ -10,7 +10,7 @@ import typer
 from concepthash.cli import baselines as table
 from concepthash.cli import options
 from concepthash.cli.kinds import kind_of
-from concepthash.cli.options import check_threads, setting, switch
+from concepthash.cli.options import check_checkpoint, check_threads, setting, switch
 from concepthash.cli.output import Output
 from concepthash.errors import UsageError
 
@@ -87,6 +87,7 @@ def command(
         "test_share": test_share,
     }
     given = {key: value for key, value in changes.items() if value is not None}
+    check_checkpoint(checkpoint)
     asked = table.Options(methods, bits, seeds, views, backbone, weights, runs)
     if baselines:
         check_threads(threads)

@@ -10,7 +10,7 @@ import typer
 from concepthash.cli import options
 from concepthash.cli.extras import needs
 from concepthash.cli.locate import check_run, newest_run
-from concepthash.cli.options import setting, switch
+from concepthash.cli.options import check_checkpoint, setting, switch
 from concepthash.cli.output import Output, display, skipped_json
 from concepthash.errors import BackendError, UsageError
 
@@ -76,11 +76,6 @@ def _check(format: str, checkpoint: str | None, sample: int) -> None:
         raise UsageError(
             f"unknown format {format!r}", where="--format", hint="chash export --format onnx"
         )
-    if checkpoint not in (None, "best", "last"):
-        raise UsageError(
-            f"unknown checkpoint {checkpoint!r}",
-            where="--checkpoint",
-            hint="--checkpoint best, or last",
-        )
+    check_checkpoint(checkpoint)
     if sample < 2:
         raise UsageError("a check needs two photos at least", where="--sample", hint="--sample 256")

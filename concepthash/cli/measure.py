@@ -106,7 +106,9 @@ def bundle(
     manifest = hasher.bundle.manifest
     if "root" not in changes:
         raise UsageError(
-            "a bundle does not carry photos", where=path, hint=f"chash eval {path} --data FOLDER"
+            "a bundle does not carry photos",
+            where=path,
+            hint=f"chash eval {display(path)} --data FOLDER",
         )
     recorded = Config().updated(manifest.training.get("config", {}), where=path)
     data = _data(path, recorded.data, changes, recorded.train.seed, manifest.class_names, output)
@@ -169,14 +171,13 @@ def _data(
 ) -> Dataset:
     where = "command line"
     config = Config(data=recorded).updated({"data": changes}, where=where).data
-    if "root" not in changes:
-        output.choice("data", config.root, "as recorded by the run")
+    own = "root" not in changes
     command = f"chash eval {display(target)} --data"
-    data = read_data(config, seed=seed, output=output, command=command)
+    data = read_data(config, seed=seed, output=output, command=command, recorded=own)
     if not len(data.test):
-        raise DataError(
-            "the data have no test split", where=data.root, hint="--test-share 0.2 holds one out"
-        )
+        # What would be held out of a run's own photos was trained on.
+        hint = f"{command} FOLDER, with other photos" if own else "--test-share 0.2 holds one out"
+        raise DataError("the data have no test split", where=data.root, hint=hint)
     if data.class_names != class_names:
         output.note("data: the classes are not those of the training")
     return data

@@ -39,6 +39,20 @@ def check_threads(threads: int | None) -> None:
         raise UsageError(f"{threads} threads cannot work", where="--threads", hint="--threads 1")
 
 
+def check_checkpoint(name: str | None) -> None:
+    """Refuse a checkpoint no run has.
+
+    Raises:
+        UsageError: if it is neither best nor last.
+    """
+    if name not in (None, "best", "last"):
+        raise UsageError(
+            f"unknown checkpoint {name!r}",
+            where="--checkpoint",
+            hint="--checkpoint best, or last",
+        )
+
+
 def _config(callback: Callable[..., Any] | None = None) -> Any:
     return typer.Option(
         "--config",

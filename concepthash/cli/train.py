@@ -24,7 +24,7 @@ EXAMPLES = (
     "chash train photos/",
     "chash train CUB_200_2011/ --bits 64 --concepts 4 --out runs/cub",
     "chash train birds.csv --label-column species --weights vit.safetensors --offline",
-    "chash train photos/ --set loss.diversity=1.0 --set data.cache_mb=512",
+    "chash train photos/ --set train.views=4 --set data.cache_mb=512",
     "chash train --resume",
 )
 

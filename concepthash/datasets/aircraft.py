@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from concepthash.datasets.records import Entry, Listing, Part
-from concepthash.datasets.text import read_pairs, relative_path
+from concepthash.datasets.text import read_pairs
+from concepthash.files import relative_path
 
 
 def locate_aircraft(root: Path, level: str) -> Path | None:

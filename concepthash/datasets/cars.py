@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from concepthash.datasets.records import Entry, Listing, Part
-from concepthash.datasets.text import relative_path
 from concepthash.errors import BackendError, DataError
+from concepthash.files import relative_path
 
 _JOINT = ("cars_annos.mat",)
 _TRAIN = ("cars_train_annos.mat",)

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from concepthash.datasets.records import Entry, Listing, Part
-from concepthash.datasets.text import read_pairs, relative_path, some
+from concepthash.datasets.text import read_pairs, some
 from concepthash.errors import DataError
+from concepthash.files import relative_path
 
 
 def detect_cub(root: Path) -> str | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concepthash.datasets.records import Entry, Listing, Part
-from concepthash.datasets.text import decode, read_text, relative_path, some
+from concepthash.datasets.text import decode, read_text, some
 from concepthash.errors import ConceptHashError, DataError, UsageError
+from concepthash.files import relative_path
 
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 

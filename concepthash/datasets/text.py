@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from concepthash.errors import DataError
 
@@ -63,24 +63,6 @@ def read_pairs(file: Path) -> list[tuple[int, str, str]]:
         if words:
             pairs.append((number, words[0], words[1].rstrip()))
     return pairs
-
-
-def relative_path(text: str, where: str) -> str:
-    """A path as listed, in normal posix form, below the root of the data set.
-
-    Raises:
-        DataError: if it is empty, absolute or climbs out with ``..``.
-    """
-    path = PurePosixPath(text.replace("\\", "/"))
-    if not path.parts or "\0" in text:
-        raise DataError("the path of an image is empty or damaged", where=where, hint="mend it")
-    if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
-        raise DataError(
-            f"the path {text!r} leads out of the data set",
-            where=where,
-            hint="list paths relative to the folder of the data set, without '..'",
-        )
-    return str(path)
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

@@ -21,7 +21,9 @@ from concepthash.explain.keypoints import (
     number,
     photo_root,
     read_lines,
+    stands_once,
 )
+from concepthash.files import relative_path
 
 
 def read_cub_parts(file: Path, *, root: Path | None = None) -> Annotations:
@@ -40,6 +42,7 @@ def read_cub_parts(file: Path, *, root: Path | None = None) -> Annotations:
     flags = {key: words[0] for key, words, _ in _lines(folder / "train_test_split.txt", 2)}
     boxes = {key: _box(words, at) for key, words, at in _lines(folder / "bounding_boxes.txt", 5)}
     images = []
+    seen: dict[tuple[str, ...], str] = {}
     for key, words, where in _lines(folder / "images.txt", 2):
         if key not in flags:
             raise DataError(
@@ -47,9 +50,11 @@ def read_cub_parts(file: Path, *, root: Path | None = None) -> Annotations:
                 where=where,
                 hint="make the files list the same ids",
             )
+        path = relative_path(" ".join(words), where)
+        stands_once(seen, (path,), where)
         images.append(
             AnnotatedImage(
-                path=" ".join(words),
+                path=path,
                 split="train" if flags[key] == "1" else "test",
                 points=tuple(points.get(key, ())),
                 box=boxes.get(key),
@@ -61,6 +66,7 @@ def read_cub_parts(file: Path, *, root: Path | None = None) -> Annotations:
 
 def _points(file: Path, names: dict[str, str]) -> dict[str, list[KeyPoint]]:
     found: defaultdict[str, list[KeyPoint]] = defaultdict(list)
+    seen: dict[tuple[str, ...], str] = {}
     for key, (part, x, y, visible, *_), where in _lines(file, 5):
         if part not in names:
             raise DataError(
@@ -68,6 +74,7 @@ def _points(file: Path, names: dict[str, str]) -> dict[str, list[KeyPoint]]:
                 where=where,
                 hint="restore the files as they were published",
             )
+        stands_once(seen, (names[part], key), where)
         if is_visible(visible, where):
             found[key].append(KeyPoint(names[part], number(x, where), number(y, where)))
     return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from concepthash.errors import DataError
-from concepthash.files import reason
+from concepthash.files import reason, relative_path
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height, pixels."""
@@ -125,8 +125,9 @@ def read_annotations(source: str | Path, *, data: str | Path | None = None) -> A
             one above it, whichever has the photos.
 
     Raises:
-        DataError: for a file or column that is missing, a value that cannot be read (with its
-            line), or photos that are not where they should be.
+        DataError: for a file or column that is missing, a value that cannot be read, a part or
+            photo that is listed twice, a path that leads out of the folder (all with their line),
+            or photos that are not where they should be.
     """
     file = _find(Path(source))
     if file.suffix.lower() == ".txt":
@@ -157,6 +158,21 @@ def photo_root(places: Iterable[Path], images: Iterable[AnnotatedImage]) -> Path
         where=" or ".join(map(str, tried)),
         hint="--data FOLDER names the folder their paths are relative to",
     )
+
+
+def stands_once(seen: dict[tuple[str, ...], str], key: tuple[str, ...], where: str) -> None:
+    """Note in ``seen`` where something stands in a file.
+
+    Raises:
+        DataError: if it stood there before, with both lines.
+    """
+    if key in seen:
+        raise DataError(
+            f"{' of image '.join(key)} is listed twice, first in {seen[key].rpartition(', ')[2]}",
+            where=where,
+            hint="keep one of the two lines",
+        )
+    seen[key] = where
 
 
 def read_lines(file: Path) -> str:
@@ -237,8 +253,10 @@ def _points(file: Path) -> tuple[Mapping[str, list[KeyPoint]], tuple[str, ...]]:
     """The visible key points by image id, and the names of all parts."""
     found: defaultdict[str, list[KeyPoint]] = defaultdict(list)
     parts: dict[str, None] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for where, row in _rows(file, _POINT_COLUMNS):
         parts[row["part"]] = None
+        stands_once(seen, (row["part"], row["cub_image_id"]), where)
         if is_visible(row["visible"], where):
             x, y = number(row["x"], where), number(row["y"], where)
             found[row["cub_image_id"]].append(KeyPoint(row["part"], x, y))
@@ -249,14 +267,17 @@ def _images(
     file: Path, points: Mapping[str, list[KeyPoint]], source: Path
 ) -> tuple[AnnotatedImage, ...]:
     images: dict[str, AnnotatedImage] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for where, row in _rows(file, _IMAGE_COLUMNS):
         key = row["cub_image_id"]
         if key in images:
             raise DataError(f"the id {key!r} is listed twice", where=where, hint="keep one line")
+        path = relative_path(row["path"], where)
+        stands_once(seen, (path,), where)
         size = [number(row[name], where) for name in ("width", "height") if row.get(name)]
         box = [number(row[name], where) for name in _BOX_COLUMNS if row.get(name)]
         images[key] = AnnotatedImage(
-            path=row["path"],
+            path=path,
             split=row["official_split"],
             points=tuple(points.get(key, ())),
             size=(int(size[0]), int(size[1])) if len(size) == 2 else None,

@@ -113,6 +113,12 @@ def in_box(points: Points, box: tuple[float, float, float, float]) -> npt.NDArra
     return (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
 
 
+def box_share(box: tuple[float, float, float, float], side: int) -> float:
+    """The share of a crop of ``side`` pixels that a box (left, top, right, bottom) covers."""
+    left, top, right, bottom = np.clip(box, 0, side) / side
+    return float((right - left) * (bottom - top))
+
+
 def nearest(points: Points, others: Points) -> npt.NDArray[np.intp]:
     """For each of ``(n, 2)`` points the nearest of ``(m, 2)`` others, the first of equals."""
     distances = ((points[:, None] - others[None]) ** 2).sum(axis=2)
@@ -150,7 +156,8 @@ class PartTally:
         self._assigned = np.zeros((concepts, len(annotations.parts)), np.int64)
         self._nearest = np.zeros_like(self._assigned)
         self._in_box = np.zeros(concepts, np.int64)
-        self._images = self._boxes = 0
+        self._images = self._boxes = self._outside = 0
+        self._centre_in_box, self._box_shares = 0, 0.0
         known = annotations.masks.parts if masks and annotations.masks else ()
         self._cells = np.zeros((concepts, len(known)), np.int64)
         self._overlaps: list[float] = []
@@ -159,10 +166,13 @@ class PartTally:
         """Count one photo."""
         placed, maps, side = photo.placed, photo.maps, len(photo.pixels)
         self._images += 1
+        self._outside += placed.outside
         highest = peaks(maps, side)
         if placed.box is not None:
             self._boxes += 1
             self._in_box += in_box(highest, placed.box)
+            self._centre_in_box += int(in_box(np.full((1, 2), side / 2), placed.box)[0])
+            self._box_shares += box_share(placed.box, side)
         if len(placed.points):
             self._count_points(placed, maps, highest, side)
         if placed.labels is not None:
@@ -191,6 +201,9 @@ class PartTally:
             peaks_in_box=tuple(n / boxes if boxes else None for n in self._in_box.tolist()),
             images=self._images,
             boxes=boxes,
+            centre_in_box=self._centre_in_box / boxes if boxes else None,
+            random_in_box=self._box_shares / boxes if boxes else None,
+            outside=self._outside,
             masks=self._mask_scores(),
         )
 

@@ -12,6 +12,9 @@ from concepthash.explain.tables import aligned, share
 
 SCHEMA = "chash.parts/1"
 
+FEW = 20
+"""With fewer photos than this the report says that they are few."""
+
 
 @dataclass(frozen=True)
 class MaskScores:
@@ -47,6 +50,11 @@ class PartScores:
         peaks_in_box: share of each concept's peaks in the box of the object; None without boxes.
         images: photos that were used.
         boxes: those with a box.
+        centre_in_box: share of photos whose centre lies in the box: what a peak that is always
+            there would reach. None without boxes.
+        random_in_box: the mean share of the crop that the box covers: what a random place would
+            reach.
+        outside: visible key points outside their photos, which do not count.
         masks: agreement with part masks, if it was asked for.
     """
 
@@ -59,6 +67,9 @@ class PartScores:
     peaks_in_box: tuple[float | None, ...]
     images: int
     boxes: int
+    centre_in_box: float | None = None
+    random_in_box: float | None = None
+    outside: int = 0
     masks: MaskScores | None = None
 
     @property
@@ -89,6 +100,30 @@ class PartScores:
         """The mean over concepts of the share of their leading part group."""
         return sum(max(shares.values()) for shares in self.part_share) / len(self.nearest)
 
+    @property
+    def group_share(self) -> Mapping[str, float]:
+        """The share of each part group among all key points.
+
+        The largest is about the leading share of a concept whose peaks are at random key points.
+        """
+        return self._shares(tuple(map(sum, zip(*self.assigned, strict=True))))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why these figures may mean less than they seem to."""
+        found = []
+        if self.outside:
+            found.append(
+                f"{self.outside} visible key points lie outside their photos and do not count; "
+                "coordinates are pixels of the stored files"
+            )
+        only = [group for group, part in self.group_share.items() if part]
+        if len(only) == 1:
+            found.append(f"all key points are of one part group, {only[0]}: it leads everywhere")
+        if self.images < FEW:
+            found.append(f"{self.images} photos are few: other photos may give other figures")
+        return tuple(found)
+
     def to_json(self) -> dict[str, Any]:
         """Schema ``chash.parts/1``."""
         return {
@@ -99,9 +134,17 @@ class PartScores:
             "part_share": [dict(shares) for shares in self.part_share],
             "leading_parts": list(self.leading_parts),
             "leading_share": self.leading_share,
+            "chance": {
+                "centre_in_box": self.centre_in_box,
+                "random_in_box": self.random_in_box,
+                "group_share": dict(self.group_share),
+                "leading_share": max(self.group_share.values()),
+            },
             "points": self.points,
             "images": self.images,
             "boxes": self.boxes,
+            "points_outside": self.outside,
+            "notes": list(self.notes),
             "concept_names": list(self.concept_names),
             "part_names": list(self.part_names),
             "assigned": [list(row) for row in self.assigned],
@@ -116,10 +159,14 @@ class PartScores:
         ):
             cells = [share(shares[group]) for group in self.groups]
             rows.append([name, leading, *cells, share(boxed)])
+        cells = [share(part) for part in self.group_share.values()]
+        rows.append(["(chance)", "", *cells, share(self.random_in_box)])
+        rows.append(["(centre)", "", *["" for _ in cells], share(self.centre_in_box)])
         lines = [
             f"{self.points} key points of {self.images} photos:"
             f" NMI {self.nmi:.3f}  ARI {self.ari:.3f}  leading share {self.leading_share:.2f}",
-            "nearest part to the peak of each concept's map, and peaks in the box:",
+            "nearest part to the peak of each concept's map, and peaks in the box; "
+            "(chance): of random points, (centre): of the photo's centre:",
             *aligned(rows, left=2),
         ]
         if self.masks is not None:
@@ -128,7 +175,7 @@ class PartScores:
                 f"{masks.cells} cells of {masks.images} masks:"
                 f" NMI {masks.nmi:.3f}  ARI {masks.ari:.3f}  object IoU {masks.object_iou:.2f}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _shares(self, counts: tuple[int, ...]) -> dict[str, float]:
         found: Counter[str] = Counter()

@@ -42,12 +42,14 @@ class Placed:
         parts: ``(n,)`` the number of each point's part among those of the annotations.
         box: left, top, right and bottom of the object, not cut at the crop; None if unknown.
         labels: the mask; None if none was asked for.
+        outside: visible key points that lie outside the photo itself, and are left out.
     """
 
     points: Points
     parts: npt.NDArray[np.intp]
     box: tuple[float, float, float, float] | None = None
     labels: Labels | None = None
+    outside: int = 0
 
 
 def place(
@@ -76,6 +78,7 @@ def place(
     def moved(points: list[tuple[float, float]]) -> Points:
         return spec.to_crop(*upright(np.array(points, float).reshape(-1, 2), size, orientation))
 
+    outside = sum(not (0 <= p.x <= size[0] and 0 <= p.y <= size[1]) for p in image.points)
     points = moved([(point.x, point.y) for point in image.points])
     parts = np.array([annotations.parts.index(point.part) for point in image.points], np.intp)
     seen = inside(points, spec.crop)
@@ -88,7 +91,7 @@ def place(
     labels = None
     if masks and annotations.masks is not None:
         labels = _mask(annotations.masks, image, spec, size, orientation)
-    return Placed(points[seen], parts[seen], box, labels)
+    return Placed(points[seen], parts[seen], box, labels, outside)
 
 
 def inside(points: Points, side: int) -> npt.NDArray[np.bool_]:

@@ -114,7 +114,7 @@ class LossConfig:
 class TrainConfig:
     """How it is optimised."""
 
-    epochs: int = 30  # mode paper: 100
+    epochs: int = 40  # mode paper: 100
     batch_size: int = 32  # per step and device
     accumulate: int = 1  # steps per optimiser update
     optimizer: Optimizer = "adamw"

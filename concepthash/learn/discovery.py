@@ -16,6 +16,7 @@ Everything follows from the seed and the photos.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +118,8 @@ def discover_parts(
                 tokens.append(encoder.tokens(torch.from_numpy(batch.pixels)))
             reporter.progress("finding parts", sum(map(len, tokens)), len(order))
     if not tokens:
-        raise DataError("no training photo can be read", where=root, hint="chash train --dry-run")
+        first = shlex.quote(str(root / split.paths[0]))
+        raise DataError("no training photo can be read", where=root, hint=f"ls -l {first}")
     found = torch.cat(tokens)
     prefix = encoder.prefix_tokens
     with torch.no_grad():

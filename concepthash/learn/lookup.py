@@ -74,7 +74,7 @@ def _missing(what: str, tried: list[str]) -> WeightsError:
     return WeightsError(
         what,
         where="; ".join(tried),
-        hint="--weights FILE.safetensors, or --weights none to train from scratch",
+        hint="--weights FILE.safetensors",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import accelerate
@@ -13,13 +14,27 @@ from concepthash.datasets import Dataset
 from concepthash.errors import BackendError, DataError, UsageError
 from concepthash.learn.backbone import create_vit
 from concepthash.learn.checkpoint import Run, State, assemble
-from concepthash.learn.config import Config, TrainConfig
+from concepthash.learn.config import ConceptMode, Config, TrainConfig
 from concepthash.learn.guidance import ClassEmbeddings, embed_classes
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter
 from concepthash.learn.weights import load_pretrained
 
 TRACKERS = ("tensorboard", "wandb")
+
+OF_ONE_MODE: Mapping[ConceptMode, tuple[str, ...]] = {
+    "parts": ("model.tuned_share", "model.object_area", "model.part_dim"),
+    "paper": (
+        "model.freeze",
+        "model.concept_dim",
+        "model.concept_heads",
+        "model.concept_dropout",
+        "model.concept_spread",
+        "model.adapter_ratio",
+        "loss.diversity",  # the maps of mode parts do not learn
+    ),
+}
+"""Settings that change nothing in the other concept mode."""
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -61,6 +76,20 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     )
 
 
+def without_effect(config: Config) -> list[str]:
+    """The settings of the other concept mode that are not at the defaults of this one."""
+    mode = config.model.concept_mode
+    given, default = config.to_json(), Config.recipe(mode).to_json()
+    places = (
+        place.split(".") for other, own in OF_ONE_MODE.items() if other != mode for place in own
+    )
+    return [
+        f"{section}.{key}"
+        for section, key in places
+        if given[section][key] != default[section][key]
+    ]
+
+
 def build_pretrained(
     config: Config, data: Dataset, *, offline: bool, tell: Reporter
 ) -> tuple[ConceptHash, ClassEmbeddings]:
@@ -71,6 +100,9 @@ def build_pretrained(
         WeightsError: if weights are missing or do not fit.
     """
     settings = config.model
+    ignored = without_effect(config)
+    if ignored:
+        tell.note(f"settings without effect in mode {settings.concept_mode}: {', '.join(ignored)}")
     vit = create_vit(settings.backbone, crop=config.data.crop, arguments=settings.backbone_args)
     if settings.weights == "none" and settings.concept_mode == "parts":
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,21 +64,21 @@ def train(
     if not resume:
         _refuse_taken(out)
     run = _resumable(config, out) if resume else None
-    data = read_dataset(config.data, seed=config.train.seed)
-    for note in data.notes:
-        tell.note(f"data: {note}")
-    accelerator = make_accelerator(config.train, out)
-    torch.manual_seed(config.train.seed)
-    state = None
-    if run is None:
-        model, embeddings = build_pretrained(config, data, offline=offline, tell=tell)
-    else:
-        model, embeddings, state = build_resumed(run, data)
-    check_photos(data, strict=config.data.strict, note=tell.note)
-    trainer = Trainer(config, out, data, model, embeddings, accelerator, tell)
     with _say_what_is_kept(tell, out):
+        data = read_dataset(config.data, seed=config.train.seed)
+        for note in data.notes:
+            tell.note(f"data: {note}")
+        accelerator = make_accelerator(config.train, out)
+        torch.manual_seed(config.train.seed)
+        state = None
+        if run is None:
+            model, embeddings = build_pretrained(config, data, offline=offline, tell=tell)
+        else:
+            model, embeddings, state = build_resumed(run, data)
+        check_photos(data, strict=config.data.strict, note=tell.note)
+        trainer = Trainer(config, out, data, model, embeddings, accelerator, tell)
         trainer.run(state)
-    evaluation = trainer.evaluate()
+        evaluation = trainer.evaluate()
     return TrainResult(out, trainer.epoch, evaluation, trainer.skipped)
 
 
@@ -86,8 +87,14 @@ def _refuse_taken(out: Path) -> None:
         raise UsageError("the run exists", where=out, hint="--resume, or another --out")
     # A run that was killed before it was recorded is begun again; anything else is not ours.
     ours = {"config.json", "embeddings.npy", "frozen.safetensors", *TRACKERS}
-    if out.exists() and not {file.name for file in out.iterdir()} <= ours:
+    found = [file.name for file in out.iterdir()] if out.exists() else []
+    if not all(name in ours or _half_written(name) for name in found):
         raise UsageError("the folder is not empty and no run", where=out, hint="another --out")
+
+
+def _half_written(name: str) -> bool:
+    """Whether a process that was killed left this file; see :mod:`concepthash.files`."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _resumable(config: Config, out: Path) -> Run | None:
@@ -108,6 +115,17 @@ def _say_what_is_kept(tell: Reporter, out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        resume = f"chash train --resume --out {shlex.quote(str(out))}"
         if (out / "state.safetensors").is_file():
-            tell.note(f"interrupted; finished epochs are kept: chash train --resume --out {out}")
+            tell.note(f"interrupted; finished epochs are kept: {resume}")
+        elif (out / "run.json").is_file():
+            tell.note(
+                f"interrupted before an epoch was finished; {out} has the settings and "
+                f"what training starts from, and this begins again: {resume}"
+            )
+        else:
+            tell.note(
+                "interrupted before the run was recorded; nothing is lost but time, and the same "
+                "command begins again"
+            )
         raise

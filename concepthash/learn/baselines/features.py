@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,7 +138,7 @@ def _plain(
         raise DataError(
             f"not one photo of the {name} split can be read",
             where=data.root,
-            hint="chash train --dry-run",
+            hint=f"ls -l {shlex.quote(str(data.root / split.paths[0]))}",
         )
     return np.concatenate(rows), kept
 

@@ -6,6 +6,7 @@ resumed run changes what the network sees.
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -162,7 +163,9 @@ def read_photos(
                 kept.append(position)
     if len(photos) < 2:
         raise DataError(
-            "fewer than two training photos can be read", where=root, hint="chash train --dry-run"
+            "fewer than two training photos can be read",
+            where=root,
+            hint=f"ls -l {shlex.quote(str(root / paths[0]))}",
         )
     uncached = sum(isinstance(p, Path) for p in photos)
     if uncached:

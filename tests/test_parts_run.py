@@ -19,7 +19,7 @@ from concepthash.learn.discovery import discover_parts  # noqa: E402
 from concepthash.learn.photos import TrainingPhotos, augmentation  # noqa: E402
 from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
-from concepthash.learn.views import encode_views  # noqa: E402
+from concepthash.learn.views import collate_views, encode_views  # noqa: E402
 
 
 class Notes(Silent):
@@ -96,7 +96,6 @@ def test_train__views_that_do_not_fit_train_the_same_network_but_for_rounding(ru
 
 
 def test_encode_views__gives_what_the_network_makes_of_the_same_pixels(run):
-    encoder = Run.open(run.run).load("last").eval().encoder
     photos = TrainingPhotos(
         [torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8) for _ in range(3)],
         np.array([2, 0, 1]),
@@ -104,14 +103,20 @@ def test_encode_views__gives_what_the_network_makes_of_the_same_pixels(run):
         short_side=64,
         seed=0,
     )
-    views = encode_views(encoder, photos, views=2, workers=0, reporter=Silent())
+    network = Run.open(run.run).load("last").eval()
+    views = encode_views(
+        network.encoder, photos, views=2, workers=0, budget=2**20, reporter=Silent()
+    )
+    assert views is not None
     assert len(views) == 3
+    keys = [(0, 0), (0, 2), (1, 1)]
+    seen, labels = collate_views([views[key] for key in keys])
+    pixels, same = map(torch.stack, zip(*[photos[key] for key in keys], strict=True))
+    assert torch.equal(labels, same)
     with torch.inference_mode():
-        for key in ((0, 0), (0, 2), (1, 1)):
-            patches, label = views[key]
-            pixels, same = photos[key]
-            assert label == same
-            assert torch.allclose(patches, encoder.patches(pixels[None])[0], atol=2e-3)
+        found, expected = network.of_patches(*seen), network(pixels)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=0.02)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=0.02)
 
 
 def test_train__parts_needs_pretrained_weights(birds, tmp_path):

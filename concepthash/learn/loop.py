@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from concepthash.learn.model import ConceptHash
 from concepthash.learn.parts import PartEncoder
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
 from concepthash.learn.report import Reporter
-from concepthash.learn.views import EncodedViews, encode_views
+from concepthash.learn.views import EncodedViews, collate_views, encode_views
 from concepthash.metrics import average_precision
 from concepthash.rankings import rank
 
@@ -55,10 +56,10 @@ class Trainee(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, seen: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss terms of a batch, see :class:`Objective`; ``seen`` are photos, uint8, or what
-        the frozen blocks gave for them (:class:`EncodedViews`)."""
-        output = self.model(seen) if seen.dtype == torch.uint8 else self.model.of_patches(seen)
+    def forward(self, seen: Tensor | Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """The loss terms of a batch, photos or encoded views; see :class:`Objective`."""
+        whole = isinstance(seen, Tensor)
+        output = self.model(seen) if whole else self.model.of_patches(*seen)
         terms: dict[str, Tensor] = self.objective(output, labels)
         return terms
 
@@ -129,6 +130,7 @@ class Trainer:
             sampler,
             batch_size=config.batch_size,
             workers=self.config.data.workers if views is None else 0,
+            collate=None if views is None else collate_views,
             seed=config.seed,
         )
         trainee, self.optimizer, loader = self.accelerator.prepare(trainee, self.optimizer, loader)
@@ -167,22 +169,22 @@ class Trainer:
             return None
         if self.accelerator.num_processes > 1:  # each would need the views of all
             return None
-        size = config.views * len(photos) * encoder.grid[0] * encoder.grid[1] * encoder.dim * 2
-        megabytes = math.ceil(size / 2**20)
-        if megabytes > self.config.data.cache_mb:
-            self.tell.note(
-                f"data: encoded views take {megabytes} MB (data.cache_mb = "
-                f"{self.config.data.cache_mb}); photos are encoded each epoch, which is slower"
-            )
-            return None
         with self.accelerator.autocast():
-            return encode_views(
+            views = encode_views(
                 encoder.to(self.accelerator.device),
                 photos,
                 views=config.views,
                 workers=self.config.data.workers,
+                budget=self.config.data.cache_mb * 2**20,
                 reporter=self.tell,
             )
+        if views is None:
+            self.tell.note(
+                f"data: {config.views} encoded views of {len(photos)} photos do not fit in memory "
+                f"(data.cache_mb = {self.config.data.cache_mb}); photos are encoded each epoch, "
+                "which is slower"
+            )
+        return views
 
     def _refuse_lost_classes(self, photos: TrainingPhotos) -> None:
         lost = set(range(len(self.data.class_names))) - set(photos.labels.tolist())
@@ -201,12 +203,12 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         started = time.perf_counter()
         done = 0
-        for step, (images, labels) in enumerate(loader):
+        for step, (seen, labels) in enumerate(loader):
             lr = config.lr * learning_rate(self.epoch + step / len(loader), config)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             with self.accelerator.accumulate(trainee):
-                terms = trainee(images, labels)
+                terms = trainee(seen, labels)
                 self.accelerator.backward(terms["total"])
                 if config.clip_norm and self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(trainee.parameters(), config.clip_norm)
@@ -214,7 +216,7 @@ class Trainer:
                 self.optimizer.zero_grad()
             for name, value in terms.items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
-            done += len(images) * self.accelerator.num_processes
+            done += len(labels) * self.accelerator.num_processes
             self.tell.progress(f"epoch {self.epoch + 1}/{config.epochs}", done, photos)
         values = {name: float(value) / len(loader) for name, value in sums.items()}
         if not math.isfinite(values["total"]):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from concepthash.codes import CodeLayout
-from concepthash.learn.backbone import Encoded, Encoder
+from concepthash.learn.backbone import Encoder
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
 
@@ -115,12 +115,16 @@ class ConceptHash(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         """``image`` is ``(B, H, W, 3)`` uint8, prepared by concepthash.images.Preprocess."""
-        return self._hash(self.encoder(image, self.concepts()))
-
-    def of_patches(self, patches: Tensor) -> Output:
-        """Mode ``parts``: :meth:`forward` from what the frozen blocks gave, ``(B, N, D)``."""
-        assert isinstance(self.encoder, PartEncoder)
-        return self._hash(self.encoder.of_patches(patches, self.concepts()))
-
-    def _hash(self, encoded: Encoded) -> Output:
+        encoded = self.encoder(image, self.concepts())
         return Output(self.head(encoded.features), *encoded)
+
+    def of_patches(self, patches: Tensor, weights: Tensor) -> Output:
+        """Mode ``parts``: logits and features from what :meth:`PartEncoder.read` takes.
+
+        Args:
+            patches: ``(B, N, D)``.
+            weights: ``(B, M, N)``, which stand for the maps.
+        """
+        assert isinstance(self.encoder, PartEncoder)
+        features = self.encoder.read(patches, weights, self.concepts())
+        return Output(self.head(features), features, weights)

@@ -167,14 +167,7 @@ class PartEncoder(TakenApart):
             image: ``(B, H, W, 3)`` uint8.
             concepts: concept tokens ``(1, M, D)``.
         """
-        return self.of_patches(self.patches(image), concepts)
-
-    def patches(self, image: Tensor) -> Tensor:
-        """What the frozen blocks give and the maps are made of: ``(B, N, D)``."""
-        return self.tokens(image)[:, self.prefix_tokens :]
-
-    def of_patches(self, patches: Tensor, concepts: Tensor) -> Encoded:
-        """:meth:`forward` from the patches after the frozen blocks, ``(B, N, D)``."""
+        patches = self.tokens(image)[:, self.prefix_tokens :]
         maps, background = self.part_maps(patches)
         z = self.read(patches, own_patches(maps, background), concepts)
         return Encoded(z, maps.unflatten(-1, self.grid), background.unflatten(-1, self.grid))
@@ -183,21 +176,18 @@ class PartEncoder(TakenApart):
         """The blocks that learn: concept features ``(B, M, D)``, each of its own patches alone.
 
         Args:
-            patches: ``(B, N, D)``, after the frozen blocks.
+            patches: ``(B, N, D)``, after the frozen blocks; in any order, and those that no concept
+                looks at may be left out.
             weights: ``(B, M, N)`` in 0..1, how much a concept looks at a patch.
             concepts: concept tokens ``(1, M, D)``.
         """
         bias = torch.where(weights > 0, weights.log(), UNSEEN)
-        owned = weights.amax(dim=1) > 0
         z = concepts.expand(patches.shape[0], -1, -1)
         tuned: list[Any] = list(self.blocks[self.frozen_blocks :])
         for position, block in enumerate(tuned):
             z = attend(block, z, block.norm1(patches), bias)
             if position + 1 < len(tuned):  # nothing looks at the patches after the last block
-                if self.training:  # most patches are nobody's: half the time of a training step
-                    patches = patches.index_put((owned,), alone(block, patches[owned][None])[0])
-                else:  # a graph whose shapes do not depend on the photo
-                    patches = alone(block, patches)
+                patches = alone(block, patches)
         return z
 
 

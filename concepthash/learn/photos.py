@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,14 +184,15 @@ def read_photos(
 
 
 def training_loader(
-    photos: Dataset[tuple[Tensor, Tensor]],
+    photos: Dataset[Any],
     sampler: EpochSampler,
     *,
     batch_size: int,
     workers: int,
+    collate: Callable[[Any], Any] | None = None,
     seed: int,
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of what ``photos`` holds and ``(B,)`` labels; an incomplete last one is left out."""
+) -> DataLoader[Any]:
+    """Batches of what ``photos`` holds, and ``(B,)`` labels; an incomplete last one is left out."""
     return DataLoader(
         photos,
         batch_size=min(batch_size, len(sampler)),
@@ -199,5 +201,6 @@ def training_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        collate_fn=collate,
         generator=torch.Generator().manual_seed(seed),  # not the network's random state
     )

@@ -1,42 +1,60 @@
 """Views of the training photos after the frozen blocks: mode ``parts`` encodes each only once.
 
-The blocks that do not learn are most of the network, and give the same for the same pixels. With a
-few augmented views of a photo, taken in turn, an epoch costs only the blocks that learn.
+The blocks that do not learn are most of the network, and give the same for the same pixels. With
+some augmented views of a photo, taken in turn, an epoch costs only the blocks that learn; and of a
+view only the patches that a concept looks at are kept, a quarter to a half of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from concepthash.learn.parts import PartEncoder
+from concepthash.learn.parts import PartEncoder, own_patches
 from concepthash.learn.photos import TrainingPhotos
 from concepthash.learn.report import Reporter
 
 BATCH = 32
 
+View = tuple[Tensor, Tensor, Tensor]
+"""Patches ``(n, D)`` float16, their weights ``(n, M)`` float32, the label ``()`` int64."""
 
-class EncodedViews(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled patches of each (view, position), as :class:`TrainingPhotos` has photos.
+
+class EncodedViews(Dataset[View]):
+    """What :meth:`PartEncoder.read` takes, and a label, of each (view, position).
 
     Args:
-        patches: ``(V, n, N, D)`` float16, V views of n photos.
-        labels: ``(n,)`` int64.
+        views: patches and weights of view 0 of each photo, then of view 1, and so on.
+        labels: ``(n,)`` int64, of the photos.
     """
 
-    def __init__(self, patches: Tensor, labels: Tensor) -> None:
-        self.patches = patches
+    def __init__(self, views: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> None:
+        self.views = views
         self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> View:
         view, position = key
-        return self.patches[view, position].float(), self.labels[position]
+        patches, weights = self.views[view * len(self) + position]
+        return patches, weights, self.labels[position]
+
+
+def collate_views(batch: Sequence[View]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Patches ``(B, N, D)`` and weights ``(B, M, N)``, float32, and labels ``(B,)``.
+
+    N is the most that a view of the batch has; others are filled up with patches of weight 0.
+    """
+    patches = pad_sequence([patches for patches, _, _ in batch], batch_first=True)
+    weights = pad_sequence([weights for _, weights, _ in batch], batch_first=True)
+    labels = torch.stack([label for _, _, label in batch])
+    return (patches.float(), weights.transpose(1, 2)), labels
 
 
 def encode_views(
@@ -45,18 +63,39 @@ def encode_views(
     *,
     views: int,
     workers: int,
+    budget: int,
     reporter: Reporter,
-) -> EncodedViews:
-    """Encode the first ``views`` views of every photo; the encoder's device does it."""
+) -> EncodedViews | None:
+    """The first ``views`` views of every photo; the encoder's device computes them.
+
+    Args:
+        encoder: its maps found.
+        photos: give the pixels of a view.
+        views: V.
+        workers: processes that augment.
+        budget: bytes they may take; None as soon as they look like taking more.
+        reporter: told how far it is.
+    """
     keys = list(product(range(views), range(len(photos))))
-    loader = DataLoader(photos, batch_size=BATCH, sampler=keys, num_workers=workers)
-    shape = (len(keys), encoder.grid[0] * encoder.grid[1], encoder.dim)
-    patches = torch.empty(shape, dtype=torch.float16)
-    done = 0
+    loader = DataLoader(
+        photos,
+        batch_size=BATCH,
+        sampler=keys,
+        num_workers=workers,
+        generator=torch.Generator(),  # not the network's random state
+    )
+    kept: list[tuple[Tensor, Tensor]] = []
+    used = 0
     with torch.no_grad():
         for images, _ in loader:
-            found = encoder.patches(images.to(encoder.mean.device))
-            patches[done : done + len(found)] = found.cpu()
-            done += len(found)
-            reporter.progress("encoding views", done, len(keys))
-    return EncodedViews(patches.unflatten(0, (views, len(photos))), photos.labels)
+            patches = encoder.tokens(images.to(encoder.mean.device))[:, encoder.prefix_tokens :]
+            weights = own_patches(*encoder.part_maps(patches)).transpose(1, 2)
+            for some, shares in zip(patches, weights, strict=True):
+                own = shares.amax(dim=-1) > 0
+                view = some[own].half().cpu(), shares[own].float().cpu()
+                used += sum(part.nbytes for part in view)
+                kept.append(view)
+            reporter.progress("encoding views", len(kept), len(keys))
+            if used > budget * max(len(kept) / len(keys), 0.05):
+                return None
+    return EncodedViews(kept, photos.labels)

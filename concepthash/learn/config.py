@@ -124,7 +124,7 @@ class TrainConfig:
     clip_norm: float = 1.0  # gradient norm; 0 does not clip
     augment: Augment = "trivial"  # after a random resized crop
     crop_scale: float = 0.35  # smallest area of the random crop
-    views: int = 8  # augmentations of each photo, taken in turn; 0: new ones each epoch
+    views: int = 8  # mode parts: of each photo, taken in turn; 0: a new one each epoch
     precision: Precision = "auto"  # fp32 on CPU, bf16 where CUDA has it
     device: Device = "auto"
     eval_every: int = 5  # epochs between validations
@@ -164,7 +164,7 @@ class Config:
         return cls(
             data=DataConfig(crop=224),
             model=ModelConfig(concept_mode=mode),
-            train=TrainConfig(epochs=100, views=0),
+            train=TrainConfig(epochs=100),
         )
 
     def to_json(self) -> dict[str, Any]:

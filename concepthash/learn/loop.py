@@ -123,8 +123,9 @@ class Trainer:
             self._record()
         else:
             self._restore(state)
+        parts = isinstance(self.model.encoder, PartEncoder)
         views = self._encode(photos)
-        sampler = EpochSampler(len(photos), config.seed, views=config.views)
+        sampler = EpochSampler(len(photos), config.seed, views=config.views * parts)
         loader = training_loader(
             photos if views is None else views,
             sampler,

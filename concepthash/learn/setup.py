@@ -23,7 +23,7 @@ from concepthash.learn.weights import load_pretrained
 TRACKERS = ("tensorboard", "wandb")
 
 OF_ONE_MODE: Mapping[ConceptMode, tuple[str, ...]] = {
-    "parts": ("model.tuned_share", "model.object_area", "model.part_dim"),
+    "parts": ("model.tuned_share", "model.object_area", "model.part_dim", "train.views"),
     "paper": (
         "model.freeze",
         "model.concept_dim",

@@ -22,7 +22,7 @@ from typing import Any
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import BundleError, UsageError
-from concepthash.files import new_folder, reason, sha256, write_json
+from concepthash.files import list_command, new_folder, reason, sha256, write_json
 from concepthash.images import Preprocess
 from concepthash.names import check_names
 
@@ -233,7 +233,9 @@ def rename_concepts(bundle: Bundle, names: Sequence[str]) -> Bundle:
         write_json(file, values)
     except OSError as error:
         raise BundleError(
-            f"cannot write the manifest: {reason(error)}", where=file, hint=f"ls -l {bundle.path}"
+            f"cannot write the manifest: {reason(error)}",
+            where=file,
+            hint=list_command(bundle.path),
         ) from None
     return Bundle.open(bundle.path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,13 +30,22 @@ def sync_folder(folder: Path) -> None:
         sync(folder)
 
 
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def half_written(name: str) -> bool:
+    """Whether a file or folder of this name was being written aside when its process was killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``path`` when the block ends without an error.
 
     A crash, or an error in the block, leaves the old file as it was.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             yield file
@@ -68,7 +78,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if path.exists() and not replace:
         raise FileExistsError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
@@ -108,6 +118,11 @@ def relative_path(text: str, where: str) -> str:
             hint="list paths relative to the folder of the data set, without '..'",
         )
     return str(path)
+
+
+def list_command(path: Path) -> str:
+    """The command that shows whether a file is there and may be read, for hints."""
+    return f"ls -l {shlex.quote(str(path))}"
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from concepthash.errors import DataError
+from concepthash.files import list_command
 
 
 def read_text(file: Path) -> str:
@@ -24,7 +25,7 @@ def read_text(file: Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(
-            f"{file.name} cannot be read: {error.strerror}", where=file, hint=f"ls -l {file}"
+            f"{file.name} cannot be read: {error.strerror}", where=file, hint=list_command(file)
         ) from error
     return decode(data, file)
 

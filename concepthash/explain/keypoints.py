@@ -270,8 +270,7 @@ def _images(
     seen: dict[tuple[str, ...], str] = {}
     for where, row in _rows(file, _IMAGE_COLUMNS):
         key = row["cub_image_id"]
-        if key in images:
-            raise DataError(f"the id {key!r} is listed twice", where=where, hint="keep one line")
+        stands_once(seen, (f"the id {key!r}",), where)
         path = relative_path(row["path"], where)
         stands_once(seen, (path,), where)
         size = [number(row[name], where) for name in ("width", "height") if row.get(name)]

@@ -16,7 +16,6 @@ Everything follows from the seed and the photos.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from concepthash.datasets import Split
 from concepthash.decode import decode_batches
 from concepthash.errors import DataError
+from concepthash.files import list_command
 from concepthash.images import Preprocess
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartMaps, less_common
@@ -118,8 +118,8 @@ def discover_parts(
                 tokens.append(encoder.tokens(torch.from_numpy(batch.pixels)))
             reporter.progress("finding parts", sum(map(len, tokens)), len(order))
     if not tokens:
-        first = shlex.quote(str(root / split.paths[0]))
-        raise DataError("no training photo can be read", where=root, hint=f"ls -l {first}")
+        hint = list_command(root / split.paths[0])
+        raise DataError("no training photo can be read", where=root, hint=hint)
     found = torch.cat(tokens)
     prefix = encoder.prefix_tokens
     with torch.no_grad():

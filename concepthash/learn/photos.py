@@ -6,7 +6,6 @@ resumed run changes what the network sees.
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from torchvision.transforms import v2
 
 from concepthash.decode import usable_cpus
 from concepthash.errors import DataError, ImageError, Skipped
+from concepthash.files import list_command
 from concepthash.images import open_rgb, resized_size
 from concepthash.learn.config import DataConfig, TrainConfig
 from concepthash.learn.report import Reporter
@@ -166,7 +166,7 @@ def read_photos(
         raise DataError(
             "fewer than two training photos can be read",
             where=root,
-            hint=f"ls -l {shlex.quote(str(root / paths[0]))}",
+            hint=list_command(root / paths[0]),
         )
     uncached = sum(isinstance(p, Path) for p in photos)
     if uncached:

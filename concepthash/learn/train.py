@@ -12,6 +12,7 @@ import torch
 
 from concepthash.errors import Skipped, UsageError
 from concepthash.evaluation import Evaluation
+from concepthash.files import half_written
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.config import Config, difference
 from concepthash.learn.data import check_photos, read_dataset
@@ -88,13 +89,8 @@ def _refuse_taken(out: Path) -> None:
     # A run that was killed before it was recorded is begun again; anything else is not ours.
     ours = {"config.json", "embeddings.npy", "frozen.safetensors", *TRACKERS}
     found = [file.name for file in out.iterdir()] if out.exists() else []
-    if not all(name in ours or _half_written(name) for name in found):
+    if not all(name in ours or half_written(name) for name in found):
         raise UsageError("the folder is not empty and no run", where=out, hint="another --out")
-
-
-def _half_written(name: str) -> bool:
-    """Whether a process that was killed left this file; see :mod:`concepthash.files`."""
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _resumable(config: Config, out: Path) -> Run | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from concepthash.datasets import Dataset, Split
 from concepthash.decode import decode_batches
 from concepthash.errors import DataError, Skipped
+from concepthash.files import list_command
 from concepthash.images import Preprocess
 from concepthash.learn.backbone import create_vit
 from concepthash.learn.baselines.method import Labels, Training, Vectors
@@ -138,7 +138,7 @@ def _plain(
         raise DataError(
             f"not one photo of the {name} split can be read",
             where=data.root,
-            hint=f"ls -l {shlex.quote(str(data.root / split.paths[0]))}",
+            hint=list_command(data.root / split.paths[0]),
         )
     return np.concatenate(rows), kept
 

@@ -82,6 +82,19 @@ def test_train__to_export_and_eval(chash: Chash) -> None:
     assert chash("index", "birds/test").err.startswith(f"model: {value['bundle']} (the newest")
 
 
+def test_eval__says_where_queries_may_be_training_photos(chash: Chash) -> None:
+    Path("chash.toml").write_text(SETTINGS)
+    drawn_birds(Path("birds"))
+    arguments = ("birds/train", "--test-share", 0, "--bits", 16, "--threads", 1, "--out", "run")
+    assert chash("train", *arguments).code == 0
+    told = chash("eval", "run", "--test-share", 0.25)
+    assert told.code == 0, told.err
+    assert (
+        "the run was trained with 0, so queries at 0.25 may be photos that it was trained on"
+        in told.err
+    )
+
+
 def test_demo__is_the_whole_road_and_can_begin_afresh(
     chash: Chash, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from concepthash.cli.extras import needs
 from concepthash.cli.output import Output, display, skipped_json
 from concepthash.codesets import CodeSet, load_codes
 from concepthash.datasets import Dataset, evaluate_splits
+from concepthash.datasets.assemble import DEFAULT_TEST_SHARE
 from concepthash.errors import BackendError, DataError, MismatchError, Skipped, UsageError
 from concepthash.evaluation import Evaluation, evaluate
 from concepthash.learn.config import Config, DataConfig
@@ -59,6 +60,13 @@ def run(
     which = checkpoint or opened.which()
     seed, names = opened.config.train.seed, opened.class_names
     data = _data(path, opened.data_config(), changes, seed, names, output)
+    trained_with, asked = opened.config.data.test_share, changes.get("test_share", "not given")
+    if "root" not in changes and asked not in ("not given", trained_with):
+        usual = DEFAULT_TEST_SHARE if trained_with is None else trained_with
+        output.note(
+            f"test share: the run was trained with {usual:g}, so queries at {asked:g} may be "
+            "photos that it was trained on; such scores flatter"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     wanted = device or "auto"

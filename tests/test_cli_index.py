@@ -226,7 +226,7 @@ def test_dedupe__lists_groups_and_deletes_nothing(chash: Chash, gallery: Path) -
     result = chash("dedupe", gallery)
     assert result.out.splitlines()[0] == "group 1: 2"
     assert "shop/b/twin.png" in result.out
-    assert "1 groups within radius 0, 1 of 7 images look like another" in result.err
+    assert "1 groups within radius 0, 2 of 7 images are in one" in result.err
     assert sorted(Path("shop").rglob("*.png")) == files
     assert chash("dedupe", gallery, "--format", "xml").code == 2
 

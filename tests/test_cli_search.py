@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -138,7 +140,7 @@ def test_query__table_shows_every_column(chash: Chash, gallery: Path) -> None:
     result = chash("query", "shop/a/0.png", "--top", 2)
     assert result.code == 0
     assert "gallery: shop.chg (the newest here)" in result.err
-    assert "model: tiny-0.chb (it made the gallery)" in result.err
+    assert "model: tiny-0.chb (of the model that made the gallery)" in result.err
     title, head, first, _ = result.out.splitlines()
     assert title.startswith("shop/a/0.png  ")
     assert head.split() == ["rank", "dist", "c0", "c1", "label", "path"]
@@ -255,7 +257,19 @@ def test_query__finds_its_model_by_fingerprint_or_exits_5(chash: Chash, gallery:
     Path("kept").rename("runs/r/tiny-0.chb")
     result = chash("query", "shop/a/0.png")
     assert result.code == 0
-    assert "model: runs/r/tiny-0.chb (it made the gallery)" in result.err
+    assert "model: runs/r/tiny-0.chb (of the model that made the gallery)" in result.err
+
+
+def test_query__passes_a_damaged_copy_of_the_model_by(chash: Chash, gallery: Path) -> None:
+    shutil.copytree("tiny-0.chb", "copy.chb")
+    graph = Path("copy.chb/model.onnx")
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    Path("tiny-0.chb").rename("original.chb")
+    for newest in ("original.chb", "copy.chb"):
+        os.utime(Path(newest) / "manifest.json")
+        result = chash("query", "shop/a/0.png")
+        assert result.code == 0, result.err
+        assert "model: original.chb (of the model that made the gallery; 1 more here)" in result.err
 
 
 def test_query__finds_the_model_beside_the_gallery(

@@ -59,7 +59,7 @@ def command(
 
     with Store(gallery) as store:
         found = [group.tolist() for group in groups(store.index, radius, threads=threads)]
-        extra = sum(map(len, found)) - len(found)
+        inside = sum(map(len, found))
         if output.as_json:
             output.result("", lambda: _json(gallery, store, radius, found))
         else:
@@ -67,8 +67,8 @@ def command(
             for line in lines:
                 output.line(line, end="\0" if null and format == "paths" else "\n")
     output.note(
-        f"{gallery}: {len(found)} groups within radius {radius}, {extra} of "
-        f"{len(store.index)} images look like another"
+        f"{gallery}: {len(found)} groups within radius {radius}, {inside} of "
+        f"{len(store.index)} images are in one"
     )
 
 

@@ -177,17 +177,31 @@ def bundle_of(gallery: Gallery, output: Output, *, named: Path | None = None) ->
         return bundle
     beside = gallery.path.resolve().parent
     places = [Path()] if beside == Path.cwd() else [Path(), gallery.path.parent]
+    found = []
     for manifest in bundles(places):
         try:
             bundle = Bundle.open(manifest.parent)
         except BundleError:
             continue
         if bundle.manifest.fingerprint == gallery.fingerprint:
-            output.choice("model", bundle.path, "it made the gallery")
-            return bundle
+            found.append(bundle)
+    found.sort(key=lambda bundle: bundle.manifest.name != gallery.model)
+    if found:
+        chosen = found[0] if len(found) == 1 else next(filter(_is_intact, found), found[0])
+        others = f"; {len(found) - 1} more here" if len(found) > 1 else ""
+        output.choice("model", chosen.path, f"of the model that made the gallery{others}")
+        return chosen
     raise MismatchError(
         f"no bundle here made this gallery: it is of model {gallery.fingerprint[:8]} "
         f"({gallery.model})",
         where=gallery.path,
         hint=f"chash query IMAGE --model PATH/{gallery.model}.chb",
     )
+
+
+def _is_intact(bundle: Bundle) -> bool:
+    try:
+        bundle.verify()
+    except BundleError:
+        return False
+    return True

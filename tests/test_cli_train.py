@@ -93,6 +93,11 @@ def test_eval__says_where_queries_may_be_training_photos(chash: Chash) -> None:
         "the run was trained with 0, so queries at 0.25 may be photos that it was trained on"
         in told.err
     )
+    config = Path("run/config.json")
+    config.write_text(config.read_text().replace('"test_share": 0.0', '"test_share": null'))
+    told = chash("eval", "run", "--test-share", 0.2)  # what null stands for
+    assert told.code == 0, told.err
+    assert "test share:" not in told.err
 
 
 def test_demo__is_the_whole_road_and_can_begin_afresh(

@@ -60,9 +60,9 @@ def run(
     which = checkpoint or opened.which()
     seed, names = opened.config.train.seed, opened.class_names
     data = _data(path, opened.data_config(), changes, seed, names, output)
-    trained_with, asked = opened.config.data.test_share, changes.get("test_share", "not given")
-    if "root" not in changes and asked not in ("not given", trained_with):
-        usual = DEFAULT_TEST_SHARE if trained_with is None else trained_with
+    usual, asked = opened.config.data.test_share, changes.get("test_share")
+    usual = DEFAULT_TEST_SHARE if usual is None else usual
+    if "root" not in changes and asked not in (None, usual):
         output.note(
             f"test share: the run was trained with {usual:g}, so queries at {asked:g} may be "
             "photos that it was trained on; such scores flatter"

@@ -5,10 +5,12 @@
     NAME.chb/
       manifest.json     what the model is, how to feed it, and the sha256 of every other file
       model.onnx        the graph of design section 4: image -> codes, logits, attention
-      parity.json       how the export was checked against its checkpoint
+      model.int8.onnx   the same in other precisions, or for other back ends: concepthash.formats
+      parity.json       how each of these was checked against the checkpoint
 
-The fingerprint names the code space: weights, preprocessing and code layout. Galleries carry it, so
-codes of different models are never compared.
+An ONNX file of a bundle carries the manifest too, so it can be used alone. The fingerprint names
+the code space: weights, preprocessing and code layout. Galleries carry it, so codes of different
+models are never compared.
 """
 
 from __future__ import annotations
@@ -16,21 +18,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import BundleError, UsageError
-from concepthash.files import list_command, new_folder, reason, sha256, write_json
+from concepthash.files import (
+    list_command,
+    new_folder,
+    reason,
+    replacing,
+    sha256,
+    sync,
+    sync_folder,
+    write_json,
+)
+from concepthash.formats import FORMATS, Precision
 from concepthash.images import Preprocess
 from concepthash.names import check_names
+from concepthash.onnxmeta import read_metadata
 
 FORMAT_VERSION = 1
 BIT_ORDER = "numpy.packbits"
 SUFFIX = ".chb"
 MANIFEST = "manifest.json"
-MODEL = "model.onnx"
+MODEL = FORMATS["onnx"].files["fp32"]
+PARITY = "parity.json"
+METADATA_KEY = "concepthash.manifest"
+"""Under which an ONNX file carries the manifest."""
 
 
 def fingerprint(weights_sha256: str, preprocess: Preprocess, layout: CodeLayout) -> str:
@@ -43,6 +59,34 @@ def fingerprint(weights_sha256: str, preprocess: Preprocess, layout: CodeLayout)
         "bit_order": BIT_ORDER,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One way in which a bundle can be run.
+
+    Args:
+        format, precision: of :data:`concepthash.formats.FORMATS`.
+        file: of the bundle; formats that read ONNX share theirs.
+    """
+
+    format: str
+    precision: Precision
+    file: str
+
+    def __post_init__(self) -> None:
+        form = FORMATS.get(self.format)
+        if form is None or form.files.get(self.precision) != self.file:
+            raise UsageError(
+                f"no artefact of this version: {self.format} {self.precision} in {self.file}",
+                where="artifacts",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.format} {self.precision}"
+
+
+FIRST_ARTIFACT = Artifact("onnx", "fp32", MODEL)
 
 
 @dataclass(frozen=True)
@@ -60,6 +104,7 @@ class Manifest:
         concept_names: one name a concept.
         training: protocol: data set, configuration, guidance, epochs.
         metrics: the evaluation at the end of training.
+        artifacts: the ways in which it can be run, each of which passed the parity gate.
         files: name of each other file -> its sha256.
     """
 
@@ -73,6 +118,7 @@ class Manifest:
     concept_names: tuple[str, ...]
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = (FIRST_ARTIFACT,)
     files: dict[str, str] = field(default_factory=dict)
     bit_order: str = BIT_ORDER
     format_version: int = FORMAT_VERSION
@@ -99,7 +145,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "artifacts": [asdict(artifact) for artifact in self.artifacts]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: Path) -> Manifest:
@@ -120,6 +167,9 @@ class Manifest:
             chosen = {key: value for key, value in values.items() if key in known}
             for key in ("class_names", "concept_names"):
                 chosen[key] = tuple(chosen[key])
+            if "artifacts" in chosen:
+                listed = [a for a in chosen["artifacts"] if a.get("format") in FORMATS]
+                chosen["artifacts"] = tuple(Artifact(**artifact) for artifact in listed)
             manifest = cls(**chosen)
             if manifest.bit_order != BIT_ORDER:
                 raise UsageError(f"unknown bit order {manifest.bit_order!r}")
@@ -135,7 +185,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk; also a lone ONNX file of one, whose ``path`` is then that file."""
 
     path: Path
     manifest: Manifest
@@ -144,10 +194,15 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Read a bundle's manifest and check that its files are there; contents: :meth:`verify`.
 
+        Args:
+            path: the folder, or an ONNX file that was taken out of one.
+
         Raises:
             BundleError: if it is missing, incomplete or of an unknown format.
         """
         folder = Path(path)
+        if folder.is_file():
+            return cls._lone(folder)
         file = folder / MANIFEST
         bundle = cls(folder, Manifest.from_json(_manifest(folder), file))
         for name in bundle.manifest.files:
@@ -161,12 +216,35 @@ class Bundle:
                 )
         return bundle
 
+    @classmethod
+    def _lone(cls, file: Path) -> Bundle:
+        """A bundle of one file, from the manifest it carries."""
+        text = read_metadata(file).get(METADATA_KEY)
+        if text is None:
+            raise BundleError(
+                "this ONNX file does not carry a manifest, so it is not one of a bundle",
+                where=file,
+                hint="chash export RUN makes a bundle",
+            )
+        try:
+            manifest = Manifest.from_json(json.loads(text), file)
+        except ValueError as error:
+            raise BundleError(f"the manifest in it is damaged: {error}", where=file) from None
+        return cls(file, manifest)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a lone ONNX file."""
+        return not self.manifest.files and self.path.is_file()
+
     def file(self, name: str) -> Path:
         """The path of one of the bundle's files.
 
         Raises:
             BundleError: if the manifest does not list it.
         """
+        if self.alone and name in [artifact.file for artifact in self.manifest.artifacts]:
+            return self.path
         if name not in self.manifest.files:
             raise BundleError(
                 f"the bundle has no {name}; it has {', '.join(self.manifest.files)}",
@@ -209,6 +287,47 @@ def write_bundle(
             digests[name] = sha256(target)
         write_json(folder / MANIFEST, {**manifest.to_json(), "files": digests})
     return Bundle.open(path)
+
+
+def extend_bundle(
+    bundle: Bundle, files: dict[str, Path | bytes], artifacts: Sequence[Artifact]
+) -> Bundle:
+    """The bundle with more files, or newer ones; a crash leaves it as it was before or after.
+
+    Each file is whole before the manifest names it. A file that is replaced is the one exception:
+    a crash in between leaves the new file and the old digest, which :meth:`Bundle.verify` tells.
+
+    Args:
+        bundle: a folder on disk.
+        files: names to content or files to move in.
+        artifacts: those that the files make possible; the ones there are stay.
+
+    Raises:
+        BundleError: if the folder cannot be written to.
+    """
+    values = _manifest(bundle.path)
+    digests = dict(values.get("files", {}))
+    try:
+        for name, content in files.items():
+            target = bundle.path / name
+            if isinstance(content, bytes):
+                with replacing(target) as file:
+                    file.write(content)
+            else:
+                sync(content)
+                content.replace(target)
+            digests[name] = sha256(target)
+        sync_folder(bundle.path)
+        every = dict.fromkeys([*bundle.manifest.artifacts, *artifacts])
+        values.update(files=digests, artifacts=[asdict(artifact) for artifact in every])
+        write_json(bundle.path / MANIFEST, values)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write into the bundle: {reason(error)}",
+            where=bundle.path,
+            hint=list_command(bundle.path),
+        ) from None
+    return Bundle.open(bundle.path)
 
 
 def rename_concepts(bundle: Bundle, names: Sequence[str]) -> Bundle:

@@ -277,7 +277,7 @@ def test_open_session__without_onnxruntime(hasher: Hasher, monkeypatch: pytest.M
 
 def test_session__a_failing_run_is_a_backend_error(hasher: Hasher) -> None:
     with pytest.raises(BackendError, match="inference failed"):
-        hasher._session.codes(np.zeros((1, 16, 16, 3), np.uint8))
+        hasher._encoder.codes(np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_hasher__refuses_a_graph_that_was_swapped_under_its_manifest(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from concepthash.encoder import BACKGROUND, INPUT, OUTPUTS
 from concepthash.errors import UsageError
 from concepthash.learn.model import ConceptHash
-from concepthash.runtime.session import BACKGROUND, INPUT, OUTPUTS
 
 OPSET = 20
 

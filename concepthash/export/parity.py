@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes, hamming, pack, unpack
+from concepthash.encoder import Encoded
 from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
 from concepthash.learn.model import Output
 from concepthash.rankings import Labels
-from concepthash.runtime.session import Encoded
 
 ZERO_MARGIN = 1e-4
 """A logit this near 0 may fall on either side by rounding alone; larger flips are errors."""

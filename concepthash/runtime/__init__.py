@@ -9,6 +9,7 @@ if __name__ != "concepthash.runtime":
     raise ImportError("import concepthash.runtime, not the bare name")
 
 if TYPE_CHECKING:
+    from concepthash.encoder import Encoded, Encoder
     from concepthash.runtime.entries import Damage, Entry, IndexReport, Stats
     from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hashed, Hasher
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from concepthash.runtime.interchange import load_index, save_index
     from concepthash.runtime.repair import RepairReport, repair
     from concepthash.runtime.searcher import Searcher
-    from concepthash.runtime.session import Encoded, Session, open_session
+    from concepthash.runtime.session import Session, open_session
 
 __all__ = [
     "Damage",
     "Encoded",
+    "Encoder",
     "Entry",
     "Gallery",
     "HammingIndex",
@@ -51,11 +53,12 @@ _MODULES = {
     "interchange": ("load_index", "save_index"),
     "repair": ("RepairReport", "repair"),
     "searcher": ("Searcher",),
-    "session": ("Encoded", "Session", "open_session"),
+    "session": ("Session", "open_session"),
 }
 _HOME = {
     name: f"concepthash.runtime.{module}" for module, names in _MODULES.items() for name in names
 }
+_HOME |= dict.fromkeys(("Encoded", "Encoder"), "concepthash.encoder")
 
 
 def __getattr__(name: str) -> object:

@@ -8,12 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from concepthash.bundle import MODEL, Bundle
+from concepthash.bundle import Bundle
 from concepthash.codes import CodeLayout, Codes
 from concepthash.decode import Decoded, decode_batches, usable_cpus
+from concepthash.encoder import Encoded
 from concepthash.errors import BundleError, ImageError, UsageError
 from concepthash.images import Pixels, Preprocess, Source
-from concepthash.runtime.session import Encoded, open_session
+from concepthash.runtime.backends import open_encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Hasher:
     Args:
         bundle: a bundle or its folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; see
-            :func:`concepthash.runtime.session.open_session`.
+            :func:`concepthash.runtime.backends.open_encoder`, as of ``backend`` and ``precision``.
         threads: CPU threads of the graph, and as many that decode; by default every usable CPU.
         batch_size: images a run of the graph.
 
@@ -54,6 +55,8 @@ class Hasher:
         device: str = "auto",
         threads: int | None = None,
         batch_size: int = 32,
+        backend: str = "auto",
+        precision: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(
@@ -65,14 +68,16 @@ class Hasher:
         self.bundle.verify()  # a damaged or swapped graph would give other codes, not an error
         self.batch_size = batch_size
         self.threads = usable_cpus() if threads is None else threads
-        self._session = open_session(self.bundle.file(MODEL), device=device, threads=self.threads)
+        self._encoder = open_encoder(
+            self.bundle, backend=backend, precision=precision, device=device, threads=self.threads
+        )
         self._check()
 
     def _check(self) -> None:
-        session = self._session
+        encoder = self._encoder
         for what, graph, manifest in (
-            ("image side", session.image_side, self.preprocess.crop),
-            ("code bytes", session.code_bytes, self.layout.nbytes),
+            ("image side", encoder.image_side, self.preprocess.crop),
+            ("code bytes", encoder.code_bytes, self.layout.nbytes),
         ):
             if graph not in (None, manifest):
                 raise BundleError(
@@ -104,12 +109,12 @@ class Hasher:
     @property
     def backend(self) -> str:
         """What computes, in one line: ONNX Runtime's version, provider and threads."""
-        return self._session.backend
+        return self._encoder.backend
 
     @property
     def note(self) -> str | None:
         """Why ``device="auto"`` did not take a GPU that seemed to be there; else None."""
-        return self._session.note
+        return self._encoder.note
 
     def hash(
         self, sources: Iterable[Source], *, strict: bool = False
@@ -159,11 +164,11 @@ class Hasher:
                 where="pixels",
                 hint="prepare each image with hasher.preprocess(image)",
             )
-        return self._session.run(pixels)
+        return self._encoder.run(pixels)
 
     def _results(self, batch: Decoded) -> Iterator[tuple[Codes | None, ImageError | None]]:
         """Codes and errors of a batch, in source order."""
-        codes = iter(self._session.codes(batch.pixels)) if batch.positions else iter(())
+        codes = iter(self._encoder.codes(batch.pixels)) if batch.positions else iter(())
         failed = dict(batch.failed)
         for position in sorted([*batch.positions, *failed]):
             error = failed.get(position)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from concepthash.codes import Codes
 from concepthash.decode import usable_cpus
+from concepthash.encoder import BACKGROUND, INPUT, OUTPUTS, Encoded, InThread
 from concepthash.errors import BackendError, BundleError, UsageError
 from concepthash.images import Pixels
 
 if TYPE_CHECKING:
     import onnxruntime
-
-INPUT = "image"
-OUTPUTS = {"codes": "tensor(uint8)", "logits": "tensor(float)", "attention": "tensor(float)"}
-"""The graph contract: each output and its type."""
-
-BACKGROUND = "background"
-"""One more output where the maps share out the object: where no concept looks."""
 
 MOST_THREADS = 1024
 
@@ -32,35 +24,26 @@ _GPU_HINT = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 _ERRORS_ONLY = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """All a graph says of a batch.
-
-    Args:
-        codes: ``(B, K / 8)`` uint8.
-        logits: ``(B, K)`` float32; a bit is set where its logit is above 0.
-        attention: ``(B, M, h, w)`` float32, one map a concept.
-        background: ``(B, h, w)`` float32, where no concept looks; None if the graph does not say.
-    """
-
-    codes: Codes
-    logits: npt.NDArray[np.float32]
-    attention: npt.NDArray[np.float32]
-    background: npt.NDArray[np.float32] | None = None
-
-
-class Session:
+class Session(InThread):
     """A loaded graph; make one with :func:`open_session`.
 
     Args:
         native: the ONNX Runtime session.
         backend: version, provider and threads in one line, for reports.
+        device: ``cpu`` or ``cuda:N``.
         note: why ``auto`` did not take the GPU that seemed to be there; None otherwise.
     """
 
     def __init__(
-        self, native: onnxruntime.InferenceSession, *, backend: str, note: str | None = None
+        self,
+        native: onnxruntime.InferenceSession,
+        *,
+        backend: str,
+        device: str = "cpu",
+        note: str | None = None,
     ) -> None:
+        super().__init__()
+        self.device = device
         self._native = native
         self.backend = backend
         self.note = note
@@ -140,6 +123,7 @@ def open_session(model: Path, *, device: str = "auto", threads: int | None = Non
     return Session(
         native,
         backend=f"onnxruntime {ort.__version__} {provider}, {count} thread{'s'[: count > 1]}",
+        device=f"cuda:{number}" if provider == CUDA else "cpu",
         note=f"using the CPU: {reason}" if provider != CUDA and CUDA in available else None,
     )
 

@@ -93,7 +93,7 @@ def bandwidth(count: int) -> dict[str, float]:
     """One query, one thread, beside the fastest way numpy knows to read as many bytes."""
     index = HammingIndex()
     index.add(random_codes(count))
-    (words,) = index._parts()[0].planes  # the very memory the query reads
+    (words,) = index.parts()[0].planes  # the very memory the query reads
     query = random_codes(1, seed=1)
     seconds = interleaved(
         {

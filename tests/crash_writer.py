@@ -88,7 +88,7 @@ class FakeHasher:
         content = self.name.encode() + path.read_bytes()
         return np.frombuffer(hashlib.sha256(content).digest()[:2], dtype=np.uint8)
 
-    def hash(self, paths: Iterable[Path]) -> Iterator[Hashed]:
+    def hash(self, paths: Iterable[Path], *, waits: object = None) -> Iterator[Hashed]:
         for path in paths:
             yield Hashed(path, self.code(path))
 

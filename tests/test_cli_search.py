@@ -355,18 +355,3 @@ def test_inspect__of_a_damaged_bundle_fails(chash: Chash) -> None:
     result = chash("inspect", "tiny-0.chb")
     assert (result.code, result.out) == (1, "")
     assert "sha256 differs" in result.err
-
-
-def test_doctor__reports_and_exits_0(chash: Chash, monkeypatch: pytest.MonkeyPatch) -> None:
-    value = chash("doctor", "--json").json("chash.doctor/1")
-    checks = {check["name"]: check["status"] for check in value["checks"]}
-    assert checks["runtime"] == "ok"
-    assert {"index", "query", "eval"} <= set(value["ready"])
-    monkeypatch.setattr("concepthash.cli.doctor._version", lambda package: "1.0")
-    text = chash("doctor").out
-    assert "onnxruntime and onnxruntime-gpu overwrite each other" in text
-    monkeypatch.setattr("concepthash.cli.doctor._version", lambda package: None)
-    result = chash("doctor")
-    assert result.code == 0
-    assert "pip install 'concepthash[train]'" in result.out
-    assert result.out.splitlines()[-1] == "Ready: index, query, eval."

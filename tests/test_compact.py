@@ -213,7 +213,7 @@ def test_index__of_wide_codes_is_not_copied(tmp_path: Path, bits: int) -> None:
         with Gallery.open(tmp_path / "a.chg") as gallery:
             index = gallery.index()
             assert len(index) == 300 - len(range(5, 300, 7))
-            (first, *_), (naive) = index._parts(), copied(gallery)
+            (first, *_), (naive) = index.parts(), copied(gallery)
             assert isinstance(root(first.planes), np.memmap) == (bits % 64 == 0)
             for k in (1, 10, 400):
                 hits, expected = index.search(packed[:9], k=k), naive.search(packed[:9], k=k)

@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from tiny_run import drawn_birds, tiny_config  # noqa: E402
 from concepthash.bundle import Bundle  # noqa: E402
 from concepthash.codes import CodeLayout, pack  # noqa: E402
 from concepthash.errors import DataError, GateError, UsageError  # noqa: E402
-from concepthash.export.bundle import export_bundle  # noqa: E402
+from concepthash.export.bundle import Options, export_bundle  # noqa: E402
 from concepthash.export.graph import Graph  # noqa: E402
-from concepthash.export.parity import check_outputs, compare, gate  # noqa: E402
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.train import train  # noqa: E402
 from concepthash.runtime.session import open_session  # noqa: E402
@@ -26,20 +24,24 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     data = drawn_birds(folder / "data")
     train(tiny_config(data), folder / "run")
-    return folder / "run", export_bundle(folder / "run", sample=9)
+    return folder / "run", export_bundle(folder / "run", options=Options(sample=9))
 
 
 def test_export__bundle_is_the_network_in_every_bit(exported):
     run_path, result = exported
-    assert result.parity.images == 8
-    assert result.parity.bits_flipped == 0
-    assert result.parity.top10_overlap == 1
-    assert result.parity.map_delta == 0
+    parity = result.checked[0].parity
+    assert parity.images == 8
+    assert parity.bits_flipped == 0
+    assert parity.top10_overlap == 1
+    assert parity.map_delta == 0
+    assert parity.unseen_bits_flipped == 0
     bundle = Bundle.open(result.bundle)
     bundle.verify()
     assert bundle.manifest.layout == CodeLayout(16, 2)
     assert bundle.manifest.metrics["map"]["expected"] > 0
-    assert json.loads(bundle.file("parity.json").read_text())["images"] == 8
+    [checked] = json.loads(bundle.file("parity.json").read_text())["artifacts"]
+    assert checked["images"] == 8
+    assert checked["limits"]["margin"] == 1e-4
     assert str(run_path.parent) not in (bundle.path / "manifest.json").read_text()
 
 
@@ -84,12 +86,12 @@ def test_export__a_failed_gate_writes_nothing(exported, tmp_path, monkeypatch):
         with torch.no_grad():
             model.head.hash.weight.neg_()
 
-    from concepthash.export import bundle as module
+    from concepthash.export import run as module
 
     original = module.write_onnx
     monkeypatch.setattr(module, "write_onnx", wrong)
     with pytest.raises(GateError, match="nothing was written"):
-        export_bundle(exported[0], tmp_path / "bad.chb", sample=4)
+        export_bundle(exported[0], tmp_path / "bad.chb", options=Options(sample=4))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +105,7 @@ def test_export__force_replaces_bundles_only(exported, tmp_path):
     assert (photos / "precious.jpg").exists()
     assert (exported[0] / "run.json").exists()
     before = exported[1].bundle.stat().st_ino
-    export_bundle(exported[0], force=True, sample=2)
+    export_bundle(exported[0], force=True, options=Options(sample=2))
     assert exported[1].bundle.stat().st_ino != before
 
 
@@ -112,7 +114,7 @@ def test_export__keeps_the_paths_of_the_training_machine_to_itself(tmp_path):
     np.save(tmp_path / "words.npy", np.eye(3))
     changes = {"guidance": {"source": f"file:{tmp_path / 'words.npy'}"}}
     train(tiny_config(data, epochs=1).updated(changes, where="test"), tmp_path / "run")
-    bundle = export_bundle(tmp_path / "run", sample=4).bundle
+    bundle = export_bundle(tmp_path / "run", options=Options(sample=4)).bundle
     text = (bundle / "manifest.json").read_text()
     assert str(tmp_path) not in text
     assert "file:words.npy" in text
@@ -121,7 +123,7 @@ def test_export__keeps_the_paths_of_the_training_machine_to_itself(tmp_path):
 def test_export__from_within_the_run_folder(exported, tmp_path, monkeypatch):
     shutil.copytree(exported[0], tmp_path / "mine")
     monkeypatch.chdir(tmp_path / "mine")
-    assert export_bundle(Path(), sample=2).bundle == tmp_path / "mine.chb"
+    assert export_bundle(Path(), options=Options(sample=2)).bundle == tmp_path / "mine.chb"
 
 
 def test_export__says_when_the_training_photos_are_gone(exported, tmp_path):
@@ -131,50 +133,4 @@ def test_export__says_when_the_training_photos_are_gone(exported, tmp_path):
         photo.unlink()
         photo.write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read"):
-        export_bundle(tmp_path / "run", sample=4)
-
-
-def test_compare__counts_flips_margins_and_ranks():
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((20, 16)).astype(np.float32)
-    labels = np.arange(20) % 4
-    layout = CodeLayout(16, 2)
-    reference = pack(logits)
-    same = compare(reference, logits, labels, layout=layout, backend="x")
-    assert (same.bits_flipped, same.largest_margin, same.top10_overlap) == (0, 0, 1)
-    gate(same, where="here")
-    changed = logits.copy()
-    changed[3, 12] *= -1
-    parity = compare(pack(changed), logits, labels, layout=layout, backend="x")
-    assert parity.bits_flipped == pytest.approx(1 / 320)
-    assert parity.per_concept == (0, pytest.approx(1 / 160))
-    assert parity.largest_margin == pytest.approx(abs(logits[3, 12]))
-    with pytest.raises(GateError, match="nothing was written"):
-        gate(parity, where="here")
-    rounding = {"largest_margin": 1e-5, "bits_flipped": 1e-4, "top10_overlap": 0.999}
-    gate(replace(same, **rounding), where="here")
-    for worse in ({"bits_flipped": 0.5}, {"top10_overlap": 0.1}, {"largest_margin": np.nan}):
-        with pytest.raises(GateError):
-            gate(replace(same, **{**rounding, **worse}), where="here")
-
-
-def test_compare__one_photo_a_class_has_no_map():
-    logits = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
-    codes, layout = pack(logits), CodeLayout(16, 2)
-    parity = compare(codes, logits, np.arange(6), layout=layout, backend="x")
-    assert parity.map_delta == 0
-
-
-def test_check_outputs__sees_what_the_codes_do_not(exported):
-    model = Run.open(exported[0]).load()
-    session = open_session(exported[1].bundle / "model.onnx", device="cpu")
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
-    found = session.run(pixels)
-    with torch.inference_mode():
-        check_outputs(model(torch.from_numpy(pixels)), found, where="here")
-    with torch.no_grad():
-        model.head.norm.weight.mul_(2)
-        model.head.norm.bias.mul_(2)
-        changed = model(torch.from_numpy(pixels))
-    with pytest.raises(GateError, match="logits"):
-        check_outputs(changed, found, where="here")
+        export_bundle(tmp_path / "run", options=Options(sample=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import sys
@@ -16,6 +17,8 @@ from tiny_bundle import tiny_bundle, tiny_codes, tiny_graph
 
 from concepthash.bundle import MODEL, Manifest, write_bundle
 from concepthash.codes import pack
+from concepthash.decode import Waits
+from concepthash.encoder import DEPTH
 from concepthash.errors import BackendError, BundleError, ImageError, UsageError
 from concepthash.runtime import session
 from concepthash.runtime.hasher import Hasher
@@ -120,6 +123,88 @@ def test_hash__an_error_of_the_source_reaches_the_caller(hasher: Hasher) -> None
     assert not any(thread.is_alive() for thread in join(decoders()))
 
 
+class FakeEncoder:
+    """A fake that computes when it is told to, and keeps count of what is under way."""
+
+    def __init__(self, hold: int = 0, fails: int | None = None) -> None:
+        self.submitted = 0
+        self.under_way = 0
+        self.most = 0
+        self.hold = hold
+        self.fails = fails
+
+    def submit(self, pixels):
+        self.submitted += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return FakePending(self, self.submitted, pixels)
+
+
+class FakePending:
+    """A fake batch under way, whose result is not there before ``hold`` more were submitted."""
+
+    def __init__(self, encoder: FakeEncoder, number: int, pixels: np.ndarray) -> None:
+        self.encoder = encoder
+        self.number = number
+        self.pixels = pixels
+        self.asked = False
+
+    def result(self):
+        self.encoder.under_way -= not self.asked
+        self.asked = True
+        if self.number == self.encoder.fails:
+            raise BackendError("out of memory")
+        assert self.encoder.submitted >= self.number + self.encoder.hold or self.number > 3
+        return tiny_codes(self.pixels)
+
+
+def with_encoder(hasher: Hasher, encoder: FakeEncoder) -> Hasher:
+    changed = copy.copy(hasher)
+    changed._encoder = encoder
+    return changed
+
+
+def test_hash__the_next_batch_is_under_way_while_one_is_computed(hasher: Hasher) -> None:
+    pixels, encoder = photos(18), FakeEncoder(hold=DEPTH - 1)
+    records = list(with_encoder(hasher, encoder).hash(pixels))
+    np.testing.assert_array_equal([record.code for record in records], tiny_codes(pixels))
+    assert encoder.submitted == 5
+    assert (encoder.most, encoder.under_way) == (DEPTH, 0)
+
+
+def test_hash__stopping_early_leaves_nothing_under_way(hasher: Hasher) -> None:
+    encoder = FakeEncoder()
+    stream = with_encoder(hasher, encoder).hash(itertools.repeat(photos(1)[0]))
+    next(stream)
+    assert encoder.under_way > 0
+    stream.close()
+    assert encoder.under_way == 0
+    assert not any(thread.is_alive() for thread in join(decoders()))
+
+
+def test_hash__a_batch_that_fails_is_an_error_after_those_before(hasher: Hasher) -> None:
+    encoder = FakeEncoder(fails=2)
+    stream = with_encoder(hasher, encoder).hash(photos(30))
+    assert len(list(itertools.islice(stream, 4))) == 4
+    with pytest.raises(BackendError, match="out of memory"):
+        next(stream)
+    assert encoder.under_way == 0
+    assert not any(thread.is_alive() for thread in join(decoders()))
+
+
+def test_hash__gives_the_codes_of_one_image_at_a_time(hasher: Hasher) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 50, 60, 3), dtype=np.uint8)
+    alone = [hasher.encode(hasher.preprocess(image)[None]).codes[0] for image in pixels]
+    many = Hasher(hasher.bundle, threads=3, batch_size=7)
+    np.testing.assert_array_equal([record.code for record in many.hash(pixels)], alone)
+
+
+def test_hash__says_what_it_waited_for(hasher: Hasher) -> None:
+    waits = Waits()
+    list(hasher.hash(photos(9), waits=waits))
+    assert min(waits.files, waits.decoding, waits.model) > 0
+
+
 def join(threads: list[threading.Thread]) -> list[threading.Thread]:
     for thread in threads:
         thread.join(timeout=5)
@@ -147,7 +232,7 @@ def test_hasher__says_what_it_is(hasher: Hasher) -> None:
     assert hasher.name == "tiny-0"
     assert hasher.layout.bits == 16
     assert hasher.fingerprint == hasher.bundle.manifest.fingerprint
-    assert "CPUExecutionProvider, 1 thread" in hasher.backend
+    assert "CPUExecutionProvider, fp32, 1 thread" in hasher.backend
     assert hasher.note is None
     assert Hasher(hasher.bundle.path, threads=2).backend.endswith("2 threads")
 
@@ -197,28 +282,37 @@ class FakeRuntime:
 
     __version__ = "0.fake"
     ExecutionMode = SimpleNamespace(ORT_SEQUENTIAL=0)
-    SessionOptions = SimpleNamespace
+    GraphOptimizationLevel = SimpleNamespace(ORT_DISABLE_ALL=0)
 
-    def __init__(self, takes: str | None, *, breaks: bool = False) -> None:
+    def __init__(
+        self, takes: str | None, *, offers: str = session.CUDA, breaks: bool = False
+    ) -> None:
         self.takes = takes
+        self.offers = offers
         self.breaks = breaks
 
     def get_available_providers(self) -> list[str]:
-        return [session.CUDA, session.CPU]
+        return [self.offers, session.CPU]
+
+    def SessionOptions(self) -> SimpleNamespace:
+        return SimpleNamespace(add_session_config_entry=lambda key, value: None)
 
     def InferenceSession(self, path, sess_options, providers, enable_fallback):
         assert enable_fallback == 0
         first = providers[0][0]
-        if self.breaks or (first == session.CUDA and self.takes is None):
+        if self.breaks or (first == self.offers and self.takes is None):
             raise RuntimeError("libcudart.so.13: cannot open shared object\nand more")
-        actual = self.takes if first == session.CUDA else first
+        actual = self.takes if first == self.offers else first
         nodes = {
             name: SimpleNamespace(name=name, type=kind) for name, kind in session.OUTPUTS.items()
         }
+        image = SimpleNamespace(name="image", type="tensor(uint8)", shape=["batch", 32, 32, 3])
         return SimpleNamespace(
             options=providers[0][1],
+            providers=[name for name, _ in providers],
+            settings=sess_options,
             get_providers=lambda: [actual],
-            get_inputs=lambda: [SimpleNamespace(name="image", type="tensor(uint8)")],
+            get_inputs=lambda: [image],
             get_outputs=lambda: list(nodes.values()),
         )
 
@@ -252,6 +346,58 @@ def test_open_session__cuda_never_degrades_silently(
     assert session.CPU in opened.backend
     assert opened.note is not None
     assert reason in opened.note
+
+
+def test_open_session__tensorrt_keeps_its_engines_apart_by_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use(monkeypatch, FakeRuntime(takes=session.TENSORRT, offers=session.TENSORRT))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = set()
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        opened = open_session(
+            tmp_path / name, provider=session.TENSORRT, device="cuda:1", precision="int8"
+        )
+        options = opened._native.options
+        assert opened.device == "cuda:1"
+        assert options["device_id"] == 1
+        assert options["trt_int8_enable"]
+        assert not options["trt_fp16_enable"]
+        assert options["trt_profile_max_shapes"] == "image:32x32x32x3"
+        assert opened._native.providers == [session.TENSORRT, session.CUDA, session.CPU]
+        folders.add(Path(options["trt_engine_cache_path"]))
+    assert len(folders) == 2
+    assert all(folder.is_dir() and tmp_path in folder.parents for folder in folders)
+
+
+def test_open_session__openvino_computes_in_float32_on_the_graph_as_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, FakeRuntime(takes=session.OPENVINO, offers=session.OPENVINO))
+    opened = open_session(Path("model.onnx"), provider=session.OPENVINO, threads=2)
+    assert opened._native.options["precision"] == "FP32"
+    assert opened._native.options["num_of_threads"] == "2"
+    assert opened._native.settings.graph_optimization_level == 0
+    assert opened.device == "cpu"
+    assert opened.note is None
+
+
+@pytest.mark.parametrize("provider", [session.TENSORRT, session.OPENVINO])
+def test_open_session__a_provider_never_degrades_silently(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "model.onnx").touch()
+    for runtime, reason in (
+        (FakeRuntime(takes=session.CPU, offers=provider), "took CPUExecutionProvider"),
+        (FakeRuntime(takes=None, offers=provider), "libcudart"),
+        (FakeRuntime(takes=None), "offers only CUDAExecutionProvider"),
+    ):
+        use(monkeypatch, runtime)
+        with pytest.raises(BackendError, match=reason) as caught:
+            open_session(tmp_path / "model.onnx", provider=provider)
+        assert session.PACKAGES[provider] in str(caught.value)
 
 
 def test_open_session__a_broken_file_is_not_blamed_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ ALLOWED = {
     "learn": {"", "datasets", "learn"},
     "runtime": {"", "datasets", "runtime"},
     "explain": {"", "runtime", "explain"},
-    "export": {"", "datasets", "learn", "runtime", "export"},
-    "cli": {"", "datasets", "demo", "learn", "runtime", "explain", "export", "cli"},
+    "export": {"", "datasets", "demo", "learn", "runtime", "export"},
+    "gpu": {"", "runtime", "gpu"},
+    "cli": {"", "datasets", "demo", "learn", "runtime", "explain", "export", "gpu", "cli"},
 }
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "onnx", "onnxscript", "accelerate"}
 LIGHT = ("", "datasets", "demo", "runtime", "explain")

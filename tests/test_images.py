@@ -1,12 +1,13 @@
 import io
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from concepthash.decode import decode_batches
+from concepthash.decode import Waits, decode_batches
 from concepthash.errors import ImageError, Skipped, UsageError
 from concepthash.images import Preprocess, find_images, open_rgb, square
 
@@ -110,6 +111,21 @@ def test_draft__changes_a_large_jpeg_by_rounding_only():
     assert np.abs(spec(data).astype(int) - full).max() <= 3
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("size", [(1601, 1203), (1202, 1601), (4099, 2605)])
+def test_draft__keeps_the_place_of_a_photo_whose_sides_are_odd(turn, size):
+    """A side that is rounded up to the reduced scale must not shift or stretch what is cropped."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    cells = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    image = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
+    data = encoded(image, "JPEG", quality=95, exif=exif)
+    spec = Preprocess(resize=128, crop=128)
+    difference = np.abs(spec(data).astype(int) - square(open_rgb(data), spec))
+    assert difference.max() <= 2
+    assert difference.any()  # the reduced path is really taken
+
+
 def test_preprocess__refuses_a_crop_that_does_not_fit():
     with pytest.raises(UsageError, match="crop"):
         Preprocess(resize=100, crop=120)
@@ -150,6 +166,53 @@ def test_decode_batches__reads_an_endless_source_only_a_little_ahead():
     next(stream)
     stream.close()
     assert taken <= 16
+
+
+def test_decode_batches__holds_no_more_bytes_than_allowed(monkeypatch):
+    """Of sources in memory and of prepared pixels, and yet every photo comes."""
+    taken = 0
+
+    def large(count):
+        nonlocal taken
+        for _ in range(count):
+            taken += 1
+            yield np.zeros((100, 100, 3), np.uint8)
+
+    each = 100 * 100 * 3 + 24 * 24 * 3
+    monkeypatch.setattr("concepthash.decode.BYTES_AHEAD", 5 * each)
+    for batch_size, first in ((2, 2), (100, 5)):
+        taken = 0
+        stream = decode_batches(large(10**9), SPEC, batch_size=batch_size, threads=1)
+        assert len(next(stream).positions) == first
+        assert taken == 5
+        next(stream)
+        stream.close()
+        assert taken <= 5 + first
+    monkeypatch.setattr("concepthash.decode.BYTES_AHEAD", 1)
+    batches = list(decode_batches(large(3), SPEC, batch_size=2, threads=1))
+    assert [batch.positions for batch in batches] == [[0], [1], [2]]
+
+
+def test_decode_batches__says_what_was_waited_for():
+    class FakePreprocess(Preprocess):
+        """A fake that takes its time over each photo."""
+
+        def __call__(self, source):
+            time.sleep(0.02)
+            return super().__call__(source)
+
+    def slow(count):
+        for _ in range(count):
+            time.sleep(0.02)
+            yield photo()
+
+    slow_spec, waits = FakePreprocess(32, 24), Waits()
+    list(decode_batches([photo()] * 6, slow_spec, batch_size=2, threads=1, waits=waits))
+    assert waits.longest == "decoding"
+    assert waits.model == 0
+    waits = Waits()
+    list(decode_batches(slow(6), SPEC, batch_size=2, threads=1, waits=waits))
+    assert waits.longest == "files"
 
 
 def test_open_rgb__does_not_wait_for_a_pipe(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_bundle import tiny_bundle, tiny_codes
 
+from concepthash.decode import Waits
 from concepthash.errors import GalleryError, GalleryLocked, MismatchError, UsageError
 from concepthash.images import Source
 from concepthash.runtime.gallery import Gallery
@@ -27,7 +28,7 @@ class Watched(Hasher):
 
     hashed: list[str]
 
-    def hash(self, sources: Iterable[Source], *, strict: bool = False):
+    def hash(self, sources: Iterable[Source], *, strict: bool = False, waits: Waits | None = None):
         self.hashed = []
 
         def noted():
@@ -35,7 +36,7 @@ class Watched(Hasher):
                 self.hashed.append(Path(str(source)).name)
                 yield source
 
-        return super().hash(noted(), strict=strict)
+        return super().hash(noted(), strict=strict, waits=waits)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,8 @@ def photos(tmp_path: Path) -> Path:
 def counts(report: IndexReport) -> dict[str, int]:
     values = report.to_json()
     values["skipped"] = len(values["skipped"])
-    del values["seconds"]
+    for name in ("seconds", "hashed", "waits", "photos_per_second", "bound_by"):
+        del values[name]
     return {name: count for name, count in values.items() if count}
 
 
@@ -122,6 +124,44 @@ def test_index__again_does_nothing(photos: Path, tmp_path: Path, hasher: Watched
     assert counts(report) == {"unchanged": 7}
     assert hasher.hashed == []
     assert (content(path), ids(path)) == before
+
+
+def test_index__says_how_fast_it_was_and_what_bounded_it(
+    photos: Path, tmp_path: Path, hasher: Watched
+) -> None:
+    (photos / "broken.png").write_bytes(b"broken")
+    first = index_images([photos], tmp_path / "g.chg", hasher)
+    assert first.hashed == 8
+    assert first.photos_per_second == pytest.approx(8 / first.seconds)
+    assert first.pace is not None
+    assert "photos/s, bound by " in first.pace
+    values = first.to_json()
+    assert values["bound_by"] in values["waits"]
+    assert 0 < sum(values["waits"].values()) <= first.seconds
+
+    again = index_images([photos], tmp_path / "g.chg", hasher)  # tries the broken one again
+    assert again.hashed == 1
+    (photos / "broken.png").unlink()
+    nothing = index_images([photos], tmp_path / "g.chg", hasher)
+    assert (nothing.hashed, nothing.pace, nothing.bound_by) == (0, None, None)
+    assert nothing.to_json()["photos_per_second"] is None
+
+
+@pytest.mark.parametrize(
+    ("waits", "bound", "text"),
+    [
+        (Waits(0.1, 0.2, 6.0), "model", "bound by the model: of 8.0 s waited 6.0 s for the model"),
+        (Waits(0.1, 5.0, 0.0), "decoding", "bound by decoding: of 8.0 s waited 5.0 s for decoding"),
+        (Waits(7.0, 0.2, 0.0), "files", "bound by reading the files: of 8.0 s waited 7.0 s"),
+    ],
+)
+def test_report__names_the_stage_that_was_waited_for_most(
+    waits: Waits, bound: str, text: str
+) -> None:
+    report = IndexReport(hashed=100, waits=waits, seconds=8.0)
+    assert report.bound_by == bound
+    assert report.pace is not None
+    assert report.pace.startswith("12.5 photos/s, " + text)
 
 
 def test_index__does_only_what_is_left(photos: Path, tmp_path: Path, hasher: Watched) -> None:

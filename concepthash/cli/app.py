@@ -13,6 +13,7 @@ VERBS = {
     "train": "Train a model on labelled photos and evaluate it.",
     "eval": "Measure retrieval: mAP, per class and per concept.",
     "export": "Export a run as a bundle, checked in bits and ranks.",
+    "bench": "Measure a bundle here: speed, memory, size, exactness.",
     "index": "Bring a gallery up to date with folders of photos.",
     "query": "Find the images that look like these, and say in what.",
     "explain": "Measure what concepts stand for, on annotated parts.",

@@ -5,32 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import concepthash
 from concepthash.cli import options
+from concepthash.cli.doctor_check import Check, version
 from concepthash.cli.output import Output
 from concepthash.errors import BackendError
 
 EXAMPLES = ("chash doctor", "chash doctor --json")
 
-_FEATURES = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_vnni", "amx_int8", "asimd", "asimddp")
 _TRAINING = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "safetensors")
 _EXPORT = ("onnx", "onnxscript")
 _LOW_DISK_GB = 2.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report; ``hint`` says what to do about it."""
-
-    name: str
-    status: Literal["ok", "missing", "warning"]
-    value: str
-    hint: str = ""
+_LOW_MEMORY_GB = 1.0
+_GIGA = 1e9
 
 
 def command(as_json: options.Json = False) -> None:
@@ -57,41 +48,75 @@ def command(as_json: options.Json = False) -> None:
 
 
 def _checks() -> Iterator[Check]:
+    from concepthash.cli import doctor_gpu
+
     yield _cpu()
+    yield _threads()
+    yield _memory()
     yield from _runtime()
     yield _kernel()
     yield _group("train", _TRAINING)
     yield _group("export", _EXPORT)
-    yield _gpu()
-    yield _tensorrt()
+    yield from doctor_gpu.checks()
     yield _disk()
     yield Check("network", "ok", "not checked: only train may use it, --offline forbids it")
 
 
-def _cpu() -> Check:
+def _cpu(root: Path = Path("/")) -> Check:
+    from concepthash.runtime import machine
+
+    found = machine.processor(root)
+    features = ", ".join(found.features) or "no vector instructions are listed"
+    return Check("cpu", "ok", f"{found.name}: {features}", found.int8)
+
+
+def _threads(
+    root: Path = Path("/"), environment: Mapping[str, str] = os.environ, usable: int | None = None
+) -> Check:
+    """How many threads serve, and what limits them: affinity, a control group, a variable."""
     from concepthash.decode import usable_cpus
+    from concepthash.runtime import machine
 
-    features = _cpu_features()
-    return Check("cpu", "ok", ", ".join([f"{usable_cpus()} usable", *features]))
+    cpus = usable_cpus() if usable is None else usable
+    total, quota = os.cpu_count() or cpus, machine.cpu_quota(root)
+    value = f"{cpus} CPUs" if cpus >= total else f"{cpus} of {total} CPUs may be used"
+    if quota is not None and quota < cpus:
+        fitting = max(1, int(quota))
+        return Check(
+            "threads",
+            "warning",
+            f"{value}, but a control group allows the time of {quota:g}",
+            f"export CHASH_THREADS={fitting}: more threads are halted again and again",
+        )
+    limited = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if limited.isdecimal() and int(limited) != cpus:
+        return Check(
+            "threads",
+            "ok",
+            f"{value}; OMP_NUM_THREADS={limited} counts for torch and numpy",
+            "CHASH_THREADS or --threads sets those of a model",
+        )
+    return Check("threads", "ok", value)
 
 
-def _cpu_features() -> list[str]:
-    """The vector instructions that matter here; none where the system does not list them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            present = set(value.split())
-            return [feature for feature in _FEATURES if feature in present]
-    return []
+def _memory(root: Path = Path("/")) -> Check:
+    from concepthash.runtime import machine
+
+    found = machine.memory(root)
+    if found.available is None:
+        return Check("memory", "ok", "the system does not say")
+    value = f"{found.available / _GIGA:.1f} GB free"
+    if found.total is not None:
+        value += f" of {(found.limit or found.total) / _GIGA:.1f} GB"
+    value += " that a control group allows" if found.limit else ""
+    low = found.available < _LOW_MEMORY_GB * _GIGA
+    hint = "--batch-size 1 needs the least; chash bench shows how much" if low else ""
+    return Check("memory", "warning" if low else "ok", value, hint)
 
 
 def _runtime() -> Iterator[Check]:
     """ONNX Runtime: its providers, and whether two packages overwrite each other."""
-    installed = {n: v for n in ("onnxruntime", "onnxruntime-gpu") if (v := _version(n))}
+    installed = {n: v for n in ("onnxruntime", "onnxruntime-gpu") if (v := version(n))}
     if len(installed) > 1:
         yield Check(
             "runtime",
@@ -99,8 +124,10 @@ def _runtime() -> Iterator[Check]:
             "onnxruntime and onnxruntime-gpu overwrite each other",
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime",
         )
+    from concepthash.quiet import import_onnxruntime
+
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         yield Check("runtime", "missing", f"onnxruntime: {error}", "pip install onnxruntime")
         return
@@ -138,7 +165,7 @@ def _forced() -> bool:
 
 
 def _group(extra: str, packages: tuple[str, ...]) -> Check:
-    found = {name: _version(name) for name in packages}
+    found = {name: version(name) for name in packages}
     lacking = [name for name, version in found.items() if version is None]
     if lacking:
         value = f"not installed: {', '.join(lacking)}"
@@ -147,49 +174,17 @@ def _group(extra: str, packages: tuple[str, ...]) -> Check:
     return Check(extra, "ok", ", ".join(shown))
 
 
-def _gpu() -> Check:
-    if Path("/etc/nv_tegra_release").is_file():
-        return Check("gpu", "ok", "NVIDIA Jetson", "onnxruntime-gpu comes from NVIDIA's own index")
-    import subprocess
-
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Check("gpu", "missing", "no NVIDIA driver", "not needed: the CPU will be used")
-    try:
-        query = [program, "--query-gpu=name", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("gpu", "warning", f"nvidia-smi fails: {error}", "nvidia-smi")
-    return Check("gpu", "ok", ", ".join(found.stdout.split("\n")).strip(", "))
-
-
-def _tensorrt() -> Check:
-    version = _version("tensorrt")
-    if version is None:
-        return Check("tensorrt", "missing", "not installed", "not needed by this version")
-    return Check("tensorrt", "ok", version)
-
-
 def _disk() -> Check:
-    free = shutil.disk_usage(Path()).free / 1e9
+    free = shutil.disk_usage(Path()).free / _GIGA
     low = free < _LOW_DISK_GB
     hint = "a run with checkpoints takes up to 1 GB" if low else ""
     return Check("disk", "warning" if low else "ok", f"{free:.1f} GB free here", hint)
 
 
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _ready(checks: list[Check]) -> list[str]:
     """The verbs that work with what is installed."""
     works = {check.name for check in checks if check.status == "ok"}
-    ready = ["index", "query", "eval"] if "runtime" in works else []
+    ready = ["index", "query", "eval", "bench"] if "runtime" in works else []
     if "train" in works:
         ready.append("train")
     if {"train", "export", "runtime"} <= works:

@@ -9,6 +9,7 @@ import typer
 
 from concepthash.cli import baselines as table
 from concepthash.cli import options
+from concepthash.cli.hashing import open_hasher
 from concepthash.cli.kinds import kind_of
 from concepthash.cli.options import check_checkpoint, check_threads, setting, switch
 from concepthash.cli.output import Output
@@ -32,7 +33,10 @@ EXAMPLES = (
 def command(
     ctx: typer.Context,
     target: Annotated[
-        Path, typer.Argument(help="A run, a bundle, or the codes of a database.", metavar="TARGET")
+        Path,
+        typer.Argument(
+            help="A run, a bundle or its ONNX file, or the codes of a database.", metavar="TARGET"
+        ),
     ],
     queries: Annotated[
         Path | None,
@@ -72,6 +76,8 @@ def command(
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    backend: options.Backend = None,
+    precision: options.Precision = None,
     config: options.VerbConfig = None,
     as_json: options.Json = False,
 ) -> None:
@@ -92,6 +98,7 @@ def command(
     if baselines:
         check_threads(threads)
         table.refuse_unfit({"QUERIES": queries, "--pr-curve": pr_curve, "--save-codes": save_codes})
+        _refuse_ways(ctx, "a table of baselines")
         table.show_table(
             target,
             given,
@@ -112,6 +119,8 @@ def command(
             where=queries,
             hint="chash eval database.npz queries.npz",
         )
+    if kind not in ("bundle", "model"):
+        _refuse_ways(ctx, f"a {kind}" if kind != "codes" else kind)
     check_threads(threads)
     if data is not None and not Path(data).exists():
         raise UsageError("no such folder or file", where=data, hint=f"ls {Path(data).parent}")
@@ -120,8 +129,12 @@ def command(
 
         if kind == "run":
             measured = measure.run(target, given, checkpoint, threads, device, output)
-        elif kind == "bundle":
-            measured = measure.bundle(target, given, device, threads, batch_size, output)
+        elif kind in ("bundle", "model"):
+            hasher = open_hasher(
+                target, output, device=device, threads=threads, batch_size=batch_size,
+                backend=backend, precision=precision,
+            )  # fmt: skip
+            measured = measure.bundle(hasher, given, output)
         elif kind == "codes":
             measured = measure.codes(target, queries, output)
         else:
@@ -133,6 +146,18 @@ def command(
         _keep(measured, pr_curve, csv, save_codes, output)
     output.result(measured.evaluation, lambda: measured.to_json(str(target)))
     output.skips(measured.skipped, record="the --json report")
+
+
+def _refuse_ways(ctx: typer.Context, what: str) -> None:
+    """Only what was exported can be run in several ways; the environment may say so in advance."""
+    for name in ("backend", "precision"):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"only a bundle can be run in several ways, not {what}",
+                where=f"--{name}",
+                hint="chash export RUN, then chash eval NAME.chb --data FOLDER",
+            )
 
 
 def _keep(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from concepthash.cli import options
+from concepthash.cli.hashing import open_hasher
 from concepthash.cli.index_parts.accelerate import build
-from concepthash.cli.locate import check_bundle, newest_bundle
+from concepthash.cli.locate import check_model, newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
 from concepthash.cli.stores import check_gallery
@@ -61,6 +62,8 @@ def command(
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    backend: options.Backend = None,
+    precision: options.Precision = None,
     config: options.VerbConfig = None,
     as_json: options.Json = False,
 ) -> None:
@@ -82,17 +85,16 @@ def command(
     if model is None:
         model = newest_bundle()
         output.choice("model", model, "the newest bundle here")
-    check_bundle(model)
+    check_model(model)
     if out is None:
         out = Path(f"{sources[0].resolve().name or 'root'}.chg")
         output.choice("gallery", out, "named after the source")
     total = _count(sources, out)
 
-    from concepthash.runtime.hasher import Hasher
-
-    hasher = Hasher(model, device=device or "auto", threads=threads, batch_size=batch_size or 32)
-    if hasher.note:
-        output.note(hasher.note)
+    hasher = open_hasher(
+        model, output, device=device, threads=threads, batch_size=batch_size,
+        backend=backend, precision=precision,
+    )  # fmt: skip
     output.note(f"backend: {hasher.backend}")
     report = _index(
         sources, out, hasher, label=label, rebuild=rebuild, dry_run=dry_run,

@@ -16,6 +16,7 @@ from concepthash.errors import CheckpointError
 EXAMPLES = (
     "chash inspect runs/cub              a run: settings, epochs, figures",
     "chash inspect cub.chb               a bundle; its files are compared with their sha256",
+    "chash inspect model.onnx            an ONNX file that was taken out of a bundle",
     "chash inspect gallery.chg --json",
 )
 
@@ -23,7 +24,9 @@ EXAMPLES = (
 def command(
     path: Annotated[
         Path,
-        typer.Argument(help="A run, bundle, gallery, index file or code file.", metavar="PATH"),
+        typer.Argument(
+            help="A run, bundle, ONNX model, gallery, index file or code file.", metavar="PATH"
+        ),
     ],
     as_json: options.Json = False,
 ) -> None:
@@ -80,6 +83,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "checkpoint": manifest.training.get("checkpoint"),
         "epoch": manifest.training.get("epoch"),
         "test_map": manifest.metrics.get("map", {}).get("expected"),
+        "artifacts": [str(artifact) for artifact in manifest.artifacts],
         "files": list(manifest.files),
         "bytes": _bytes(path),
     }
@@ -117,7 +121,14 @@ def _codes(path: Path) -> dict[str, Any]:
     }
 
 
-_READERS = {"run": _run, "bundle": _bundle, "gallery": _gallery, "index": _index, "codes": _codes}
+_READERS = {
+    "run": _run,
+    "bundle": _bundle,
+    "model": _bundle,
+    "gallery": _gallery,
+    "index": _index,
+    "codes": _codes,
+}
 
 
 def _object(path: Path) -> dict[str, Any]:

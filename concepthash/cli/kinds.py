@@ -7,7 +7,7 @@ from typing import Literal
 
 from concepthash.errors import UsageError
 
-Kind = Literal["run", "bundle", "gallery", "index", "codes"]
+Kind = Literal["run", "bundle", "model", "gallery", "index", "codes"]
 
 _MARKS: dict[str, Kind] = {
     "manifest.json": "bundle",
@@ -35,10 +35,12 @@ def kind_of(path: Path) -> Kind:
             return "index"
         if head.startswith(_ZIP_MAGIC) or path.suffix == ".npz":
             return "codes"
+        if path.suffix == ".onnx":  # ONNX has no magic
+            return "model"
     else:
         raise UsageError("no such file or folder", where=path, hint=f"ls {path.parent}")
     raise UsageError(
-        "neither a run, a bundle, a gallery, an index file nor codes",
+        "neither a run, a bundle, an ONNX model, a gallery, an index file nor codes",
         where=path,
         hint="runs are made by chash train, bundles by export, galleries by index",
     )

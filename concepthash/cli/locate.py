@@ -82,6 +82,15 @@ def check_bundle(path: Path) -> Path:
     return path
 
 
+def check_model(path: Path) -> Path:
+    """What was named as a model: a bundle, or an ONNX file that was taken out of one.
+
+    Raises:
+        BundleError: if it is another file.
+    """
+    return path if path.suffix == ".onnx" else check_bundle(path)
+
+
 def bundles(folders: Iterable[Path]) -> Iterator[Path]:
     """The manifests of the bundles in ``folders``, in their ``runs/`` and in each run."""
     for folder in folders:

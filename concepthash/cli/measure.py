@@ -15,6 +15,7 @@ from concepthash.datasets.assemble import DEFAULT_TEST_SHARE
 from concepthash.errors import BackendError, DataError, MismatchError, Skipped, UsageError
 from concepthash.evaluation import Evaluation, evaluate
 from concepthash.learn.config import Config, DataConfig
+from concepthash.runtime.hasher import Hasher
 
 
 @dataclass(frozen=True)
@@ -94,24 +95,15 @@ def run(
     return _evaluated(sets[0], sets[1], data, backend, skipped, {"checkpoint": which})
 
 
-def bundle(
-    path: Path,
-    changes: dict[str, Any],
-    device: str | None,
-    threads: int | None,
-    batch_size: int | None,
-    output: Output,
-) -> Measured:
-    """Evaluate a bundle with ONNX Runtime on ``--data``; needs no torch.
+def bundle(hasher: Hasher, changes: dict[str, Any], output: Output) -> Measured:
+    """Evaluate a bundle on ``--data``; needs no torch.
 
     Raises:
         UsageError: without ``--data``.
     """
     from concepthash.runtime.evaluate import hash_labelled
-    from concepthash.runtime.hasher import Hasher
 
-    hasher = Hasher(path, device=device or "auto", threads=threads, batch_size=batch_size or 32)
-    manifest = hasher.bundle.manifest
+    path, manifest = hasher.bundle.path, hasher.bundle.manifest
     if "root" not in changes:
         raise UsageError(
             "a bundle does not carry photos",

@@ -76,9 +76,29 @@ VerbConfig = Annotated[Path | None, _config(use_verb_table)]
 
 Model = Annotated[
     Path | None,
-    setting("--model", "-m", text="Bundle; by default one that is found here or below runs/."),
+    setting(
+        "--model",
+        "-m",
+        text="Bundle, or an ONNX file of one; by default one found here or below runs/.",
+    ),
 ]
 Device = Annotated[str | None, setting("--device", text="auto, cpu, cuda or cuda:N.")]
+Backend = Annotated[
+    str | None,
+    setting(
+        "--backend",
+        text="auto, onnxruntime, onnxruntime-openvino, onnxruntime-tensorrt, openvino, tensorrt "
+        "or tensorrt-rtx.",
+    ),
+]
+Precision = Annotated[
+    str | None,
+    setting(
+        "--precision",
+        text="fp32, fp16 or int8; by default fp32 if the bundle has it.",
+        env="CHASH_MODEL_PRECISION",  # CHASH_PRECISION is that of a training
+    ),
+]
 Threads = Annotated[int | None, setting("--threads", text="CPU threads; by default all.")]
 BatchSize = Annotated[int | None, setting("--batch-size", "--batch", text="Images a step.")]
 

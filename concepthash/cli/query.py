@@ -11,7 +11,8 @@ import typer
 
 from concepthash.cli import options
 from concepthash.cli.asked import Asked
-from concepthash.cli.locate import bundles, check_bundle, newest_gallery
+from concepthash.cli.hashing import open_hasher
+from concepthash.cli.locate import bundles, check_model, newest_gallery
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
 from concepthash.cli.stores import open_gallery
@@ -78,6 +79,8 @@ def command(
     ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
+    backend: options.Backend = None,
+    precision: options.Precision = None,
     config: options.VerbConfig = None,
     as_json: Annotated[bool, switch("--json", text="The same as --format json.")] = False,
 ) -> None:
@@ -94,16 +97,14 @@ def command(
     sources = _sources(images, "\0" if null else "\n")
 
     from concepthash.cli.answers import answer
-    from concepthash.runtime.hasher import Hasher
 
     with open_gallery(gallery) as opened:
         bundle = bundle_of(opened, output, named=model)
         asked = asked.by(concepts, weights, bundle.manifest.concept_names)
-        hasher = Hasher(
-            bundle, device=device or "auto", threads=threads, batch_size=min(len(sources), 32)
-        )
-        if hasher.note:
-            output.note(hasher.note)
+        hasher = open_hasher(
+            bundle, output, device=device, threads=threads, batch_size=min(len(sources), 32),
+            backend=backend, precision=precision,
+        )  # fmt: skip
         answers = answer(
             opened, hasher, sources, asked,
             progress=lambda done: output.progress("querying", done, len(sources)),
@@ -172,7 +173,7 @@ def bundle_of(gallery: Gallery, output: Output, *, named: Path | None = None) ->
     from concepthash.bundle import Bundle
 
     if named is not None:
-        bundle = Bundle.open(check_bundle(named))
+        bundle = Bundle.open(check_model(named))
         gallery.check_model(bundle.manifest.fingerprint)
         return bundle
     beside = gallery.path.resolve().parent

@@ -23,7 +23,17 @@ Sections: TypeAlias = dict[str, dict[str, Any]]
 
 PROJECT_FILE = Path("chash.toml")
 RUN_SECTIONS = ("data", "model", "guidance", "loss", "train")
-VERB_TABLES = ("index", "query", "export", "eval", "dedupe", "knn-graph", "explain", "concepts")
+VERB_TABLES = (
+    "index",
+    "query",
+    "export",
+    "bench",
+    "eval",
+    "dedupe",
+    "knn-graph",
+    "explain",
+    "concepts",
+)
 
 # Not settings: they make sense in one call only.
 _ONE_CALL = frozenset({"config", "as_json", "help"})

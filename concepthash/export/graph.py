@@ -7,15 +7,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from concepthash.encoder import BACKGROUND, INPUT, OUTPUTS
 from concepthash.errors import UsageError
+from concepthash.export.layers import matcher, name_layers
 from concepthash.learn.model import ConceptHash
 
 OPSET = 20
+_ANY_SIZE = 1 << 31
 
 
 class Graph(nn.Module):
@@ -72,7 +77,7 @@ def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
     graph = Graph(model).eval()
     with torch.inference_mode():
         outputs = [*OUTPUTS, BACKGROUND][: len(graph(example))]
-    with _quiet():
+    with _quiet(), _plain_attention(graph):
         program = torch.onnx.export(
             graph,
             (example,),
@@ -84,7 +89,45 @@ def write_onnx(model: ConceptHash, path: Path, *, crop: int) -> None:
             verbose=False,
         )
         assert program is not None
+        # What follows from weights alone is computed now: each is then one constant, which can be
+        # quantised, and is stored once.
+        optimize_ir(program.model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+        weights = {name: value.detach().numpy() for name, value in graph.named_parameters()}
+        name_layers(program.model, matcher(weights))
         program.save(path, external_data=False)
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Leave out the exporter's notes on each node: where in our source it came from."""
+    model = onnx.load(str(path))
+    model.doc_string = model.graph.doc_string = ""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    for item in (*model.graph.node, *model.graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+@contextmanager
+def _plain_attention(graph: nn.Module) -> Iterator[None]:
+    """Attention as two products and a softmax, which runtimes recognise, not as torch's one call.
+
+    The exporter spells that call out with shapes computed at run time.
+    """
+    fused: list[Any] = [
+        module for module in graph.modules() if getattr(module, "fused_attn", False)
+    ]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 @contextmanager

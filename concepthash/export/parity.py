@@ -2,32 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from concepthash.bundle import Artifact
 from concepthash.codes import CodeLayout, Codes, hamming, pack, unpack
-from concepthash.encoder import Encoded
-from concepthash.errors import GateError
+from concepthash.encoder import Encoded, Encoder
+from concepthash.errors import GateError, UsageError
 from concepthash.evaluation import evaluate
-from concepthash.learn.model import Output
+from concepthash.export.blame import Blame
+from concepthash.formats import Precision
+from concepthash.images import Pixels
 from concepthash.rankings import Labels
 
-ZERO_MARGIN = 1e-4
-"""A logit this near 0 may fall on either side by rounding alone; larger flips are errors."""
+SCHEMA = "chash.parity/1"
 
-MOST_FLIPS = 1e-3
-LEAST_OVERLAP = 0.99
-"""What rounding at zero margin can do at most, of all bits and of the first hits."""
+ZERO_MARGIN = 1e-4
+"""A logit this near 0 may fall on either side by rounding alone."""
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest difference of a logit or map value between network and graph, both in fp32."""
 
 TOP = 10
+BATCH = 16
+MATES = 8
+"""Photos that are encoded alone and together: a code must not depend on its batch mates."""
 
-_REPORT = "chash doctor shows the versions of torch, onnx and onnxruntime to report"
+_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
+_LAYERS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an artefact may do to codes and ranks.
+
+    Args:
+        bits: largest share of all bits that may differ.
+        margin: largest \\|logit\\| that a differing bit may have in the network; None for any.
+        overlap: least share of common ids among the first 10 hits.
+        map: largest loss of mAP.
+    """
+
+    bits: float
+    margin: float | None = None
+    overlap: float = 0.0
+    map: float = 0.005
+
+    def updated(self, text: str) -> Limits:
+        """These limits with those of a text such as ``bits=0.5%,map=0.01`` laid over them.
+
+        Raises:
+            UsageError: for a name or number that is none.
+        """
+        changes = {}
+        known = [f.name for f in fields(self)]
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            name, _, value = part.partition("=")
+            try:
+                number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+            except ValueError:
+                number = -1.0
+            if name not in known or not 0 <= number < float("inf"):
+                raise UsageError(
+                    f"no limit can be read from {part!r}; there are {', '.join(known)}",
+                    where="--gate",
+                    hint="--gate bits=0.5%,map=0.01",
+                )
+            changes[name] = number
+        return replace(self, **changes)
+
+
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(bits=1e-3, margin=ZERO_MARGIN, overlap=0.99),
+    "fp16": Limits(bits=1e-3),
+    "int8": Limits(bits=1e-2),
+}
+"""The strict ones, which are the defaults."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +93,14 @@ class Parity:
         bits_flipped: share of all bits that differ.
         per_concept: the same, of each concept's bits.
         largest_margin: largest \\|logit\\| of a flipped bit in the network; 0 without flips.
+        margins: how many flipped bits have a \\|logit\\| up to each of some bounds, and beyond.
         top10_overlap: mean share of common ids among the first 10 hits, each image against the
             others, ties by id.
         map_delta: expected mAP of the artefact's codes minus that of the network's.
         backend: what ran the artefact.
+        mates: bits that depend on what else is in the batch, away from zero margin.
+        unseen_bits_flipped: share of bits that differ on photos of the test split, on which
+            logits lie nearer to 0; for information, and None without such photos.
     """
 
     images: int
@@ -52,17 +110,127 @@ class Parity:
     top10_overlap: float
     map_delta: float
     backend: str
+    margins: dict[str, int] = field(default_factory=dict)
+    mates: int = 0
+    unseen_bits_flipped: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
+        unseen = self.unseen_bits_flipped
+        beside = "" if unseen is None else f" ({unseen:.4%} on test photos)"
         return (
             f"parity on {self.images} photos, {self.backend}: bits flipped "
-            f"{self.bits_flipped:.4%}, top-10 overlap {self.top10_overlap:.4f}, "
+            f"{self.bits_flipped:.4%}{beside}, top-10 overlap {self.top10_overlap:.4f}, "
             f"mAP {self.map_delta:+.5f}"
         )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An artefact that passed its gate.
+
+    Args:
+        artifact: what it is.
+        parity: how it compares.
+        limits: what it was held to.
+        blame: the layers that change the logits most, the worst first; empty if none was asked.
+        kept: layers that compute in fp32 all the same.
+        ran: whether the artefact itself was run; else the graph it was built from.
+    """
+
+    artifact: Artifact
+    parity: Parity
+    limits: Limits
+    blame: tuple[Blame, ...] = ()
+    kept: tuple[str, ...] = ()
+    ran: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values, flat but for the limits and the layers."""
+        return {
+            **asdict(self.artifact),
+            **self.parity.to_json(),
+            "limits": asdict(self.limits),
+            "worst_layers": [asdict(found) for found in self.blame[:_LAYERS_NAMED]],
+            "kept_in_fp32": list(self.kept),
+            "ran": self.ran,
+        }
+
+    def __str__(self) -> str:
+        verdict = "PASS" if self.ran else "PASS for its graph; the engine itself was not run"
+        kept = [layer.removeprefix("encoder.") for layer in self.kept]
+        beside = f"; in fp32: {', '.join(kept)}" if kept else ""
+        return f"{self.artifact}: {self.parity}{beside}, {verdict}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the network says of a sample of photos.
+
+    Args:
+        pixels: ``(n, H, W, 3)`` uint8, prepared.
+        labels: ``(n,)``, for the mAP, each photo searching the others.
+        logits: ``(n, K)``.
+        layout: of the codes.
+        encoded: all outputs for the first photos, to compare maps; None to leave them out.
+        unseen, unseen_logits: the same of test photos; empty if there are none.
+    """
+
+    pixels: Pixels
+    labels: Labels
+    logits: npt.NDArray[np.float32]
+    layout: CodeLayout
+    encoded: Encoded | None
+    unseen: Pixels
+    unseen_logits: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, network: Encoder, pixels: Pixels, labels: Labels, unseen: Pixels, layout: CodeLayout
+    ) -> Reference:
+        """Ask ``network``."""
+        logits, rest = (_logits(network, photos, layout) for photos in (pixels, unseen))
+        return cls(pixels, labels, logits, layout, network.run(pixels[:BATCH]), unseen, rest)
+
+
+def check(encoder: Encoder, reference: Reference) -> Parity:
+    """Run an artefact over the sample and compare it, bit by bit and rank by rank."""
+    codes = _codes(encoder, reference.pixels)
+    parity = compare(
+        codes,
+        reference.logits,
+        reference.labels,
+        layout=reference.layout,
+        backend=encoder.backend,
+    )
+    unseen = None
+    if len(reference.unseen):
+        expected = unpack(pack(reference.unseen_logits))
+        unseen = float((unpack(_codes(encoder, reference.unseen)) != expected).mean())
+    return replace(parity, mates=_mates(encoder, reference), unseen_bits_flipped=unseen)
+
+
+def _logits(encoder: Encoder, pixels: Pixels, layout: CodeLayout) -> npt.NDArray[np.float32]:
+    found = [encoder.run(pixels[i : i + BATCH]).logits for i in range(0, len(pixels), BATCH)]
+    return np.concatenate([np.empty((0, layout.bits), np.float32), *found])
+
+
+def _codes(encoder: Encoder, pixels: Pixels) -> Codes:
+    return np.concatenate(
+        [encoder.codes(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+    )
+
+
+def _mates(encoder: Encoder, reference: Reference) -> int:
+    """Bits of the first photos that differ between batches of one and one batch of all."""
+    few = reference.pixels[:MATES]
+    together = unpack(encoder.codes(few))
+    alone = unpack(np.concatenate([encoder.codes(few[i : i + 1]) for i in range(len(few))]))
+    away = np.abs(encoder.run(few).logits) > ZERO_MARGIN
+    return int(((together != alone) & away).sum())
 
 
 def compare(
@@ -84,11 +252,14 @@ def compare(
     flipped = unpack(codes) != unpack(reference)
     margins = np.abs(reference_logits)[flipped]
     shares = [float(flipped[:, layout.concept_slice(m)].mean()) for m in range(layout.concepts)]
+    counts, _ = np.histogram(margins, bins=[*_EDGES, np.inf])
+    names = [f"<={edge:g}" for edge in _EDGES[1:]] + [f">{_EDGES[-1]:g}"]
     return Parity(
         images=len(codes),
         bits_flipped=float(flipped.mean()),
         per_concept=tuple(shares),
         largest_margin=float(margins.max(initial=0.0)),
+        margins=dict(zip(names, counts.tolist(), strict=True)),
         top10_overlap=_overlap(_top(reference), _top(codes)),
         map_delta=_map_delta(codes, reference, labels, layout),
         backend=backend,
@@ -117,21 +288,24 @@ def _map_delta(codes: Codes, reference: Codes, labels: Labels, layout: CodeLayou
     return after - before
 
 
-def check_outputs(expected: Output, found: Encoded, *, where: object) -> None:
-    """Compare the logits and maps of one batch, which the codes alone do not show.
-
-    Args:
-        expected: of the network.
-        found: of the exported graph, for the same photos.
+def check_outputs(encoder: Encoder, reference: Reference, *, where: object) -> None:
+    """Compare the logits and maps of the first photos, which the codes alone do not show.
 
     Raises:
-        GateError: if they differ by more than rounding, or are not finite.
+        GateError: if they differ by more than rounding in fp32, or are not finite.
     """
-    pairs = {"logits": (found.logits, expected.logits), "maps": (found.attention, expected.maps)}
+    expected = reference.encoded
+    if expected is None:
+        return
+    found = encoder.run(reference.pixels[:BATCH])
+    pairs = {
+        "logits": (found.logits, expected.logits),
+        "maps": (found.attention, expected.attention),
+    }
     if found.background is not None and expected.background is not None:
         pairs["background"] = (found.background, expected.background)
     for name, (ours, theirs) in pairs.items():
-        difference = float(np.abs(ours - theirs.numpy()).max(initial=0.0))
+        difference = float(np.abs(ours - theirs).max(initial=0.0))
         if not difference <= OUTPUT_TOLERANCE:  # also if it is not a number
             raise GateError(
                 f"the {name} of the exported graph differ by {difference:.2g}; nothing was written",
@@ -140,22 +314,56 @@ def check_outputs(expected: Output, found: Encoded, *, where: object) -> None:
             )
 
 
-def gate(parity: Parity, *, where: object) -> None:
-    """Let only an artefact pass whose flips are rounding at zero margin.
+_REPORT = "chash doctor shows the versions of torch, onnx and onnxruntime to report"
+
+
+def faults(parity: Parity, limits: Limits) -> list[str]:
+    """What of an artefact is beyond its limits, in words; empty if nothing is."""
+    found = []
+    if not parity.bits_flipped <= limits.bits:
+        found.append(f"{parity.bits_flipped:.3%} of the bits flipped (limit {limits.bits:.3%})")
+    if limits.margin is not None and not parity.largest_margin <= limits.margin:
+        found.append(
+            f"a bit flipped at |logit| {parity.largest_margin:.2g} (limit {limits.margin:g})"
+        )
+    if not parity.top10_overlap >= limits.overlap:
+        found.append(f"top-10 overlap {parity.top10_overlap:.3f} (limit {limits.overlap:g})")
+    if not parity.map_delta >= -limits.map:
+        found.append(f"mAP {parity.map_delta:+.4f} (limit -{limits.map:g})")
+    if parity.mates:
+        found.append(f"{parity.mates} bits depend on the other photos of the batch")
+    return found
+
+
+def gate(
+    artifact: Artifact,
+    parity: Parity,
+    limits: Limits,
+    *,
+    where: object,
+    worst: Sequence[Blame] = (),
+) -> None:
+    """Let only an artefact pass that keeps to its limits.
 
     Raises:
-        GateError: with the figures.
+        GateError: with the figures, the layers that hurt most, and what to try.
     """
-    passed = (
-        parity.largest_margin <= ZERO_MARGIN
-        and parity.bits_flipped <= MOST_FLIPS
-        and parity.top10_overlap >= LEAST_OVERLAP
+    found = faults(parity, limits)
+    if not found:
+        return
+    layers = ", ".join(map(str, worst[:_LAYERS_NAMED]))
+    blamed = f"; layers by their share of the noise: {layers}" if layers else ""
+    raise GateError(
+        f"{artifact} is not the model: {', '.join(found)}{blamed}; nothing was written",
+        where=where,
+        hint=_advice(artifact, parity, limits),
     )
-    if not passed:
-        raise GateError(
-            f"the exported model is not the model: {parity.bits_flipped:.3%} of the bits flipped, "
-            f"up to |logit| {parity.largest_margin:.2g}, top-10 overlap "
-            f"{parity.top10_overlap:.3f}; nothing was written",
-            where=where,
-            hint=_REPORT,
-        )
+
+
+def _advice(artifact: Artifact, parity: Parity, limits: Limits) -> str:
+    if artifact.precision == "fp32":
+        return _REPORT
+    looser = f"--gate bits={2 * max(parity.bits_flipped, limits.bits):.1%}"
+    if artifact.precision == "fp16":
+        return f"--precision fp32, or {looser} to accept it"
+    return f"--keep-fp32 8, --precision fp16, or {looser} to accept it"

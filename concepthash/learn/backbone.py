@@ -189,9 +189,11 @@ def project(attention: Any, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tens
         queries: ``(B, Q, D)`` tokens that look.
         keys: ``(B, N, D)`` tokens that are looked at.
     """
-    weights = attention.qkv.weight.chunk(3)
-    bias = attention.qkv.bias
-    biases = (None, None, None) if bias is None else bias.chunk(3)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    width = len(weight) // 3
+    thirds = [slice(i * width, (i + 1) * width) for i in range(3)]  # slices are folded by exporters
+    weights = [weight[third] for third in thirds]
+    biases = [None if bias is None else bias[third] for third in thirds]
     heads = (attention.num_heads, -1)
     q, k, v = (
         F.linear(x, w, b).unflatten(-1, heads).transpose(1, 2)

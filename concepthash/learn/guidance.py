@@ -26,6 +26,7 @@ import torch
 from concepthash.errors import BackendError, UsageError, WeightsError
 from concepthash.learn.clip import clip_architecture, clip_tag, load_clip
 from concepthash.learn.config import GuidanceConfig
+from concepthash.quiet import import_onnxruntime
 
 Vectors = npt.NDArray[np.float32]
 
@@ -184,9 +185,9 @@ def _sentence_safetensors(prompts: list[str], folder: Path) -> Vectors:
 
 def _sentence_onnx(prompts: list[str], folder: Path, model: Path) -> Vectors:
     """Mean-pooled, normalised token embeddings, the usual head of a sentence encoder."""
-    import onnxruntime
     from tokenizers import Tokenizer
 
+    onnxruntime = import_onnxruntime()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
     encoded = tokenizer.encode_batch(prompts)

@@ -10,6 +10,7 @@ if __name__ != "concepthash.runtime":
 
 if TYPE_CHECKING:
     from concepthash.encoder import Encoded, Encoder
+    from concepthash.runtime.backends import open_encoder
     from concepthash.runtime.entries import Damage, Entry, IndexReport, Stats
     from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hashed, Hasher
@@ -38,6 +39,7 @@ __all__ = [
     "Stats",
     "index_images",
     "load_index",
+    "open_encoder",
     "open_session",
     "repair",
     "save_index",
@@ -45,6 +47,7 @@ __all__ = [
 
 # Names are resolved on first use, so that asking for an index does not load a back end.
 _MODULES = {
+    "backends": ("open_encoder",),
     "entries": ("Damage", "Entry", "IndexReport", "Stats"),
     "gallery": ("Gallery",),
     "hasher": ("Hashed", "Hasher"),

@@ -118,3 +118,14 @@ def check_weights(weights: npt.ArrayLike, count: int) -> list[int]:
             hint="scale them to small integers",
         )
     return [int(value) for value in array]
+
+
+def weights_asked(
+    concepts: Iterable[int] | None, weights: npt.ArrayLike | None, count: int
+) -> list[int]:
+    """One weight for each of ``count`` concepts, 0 where one does not count."""
+    values = [1] * count if weights is None else check_weights(weights, count)
+    if concepts is None:
+        return values
+    chosen = check_concepts(concepts, count)
+    return [value if m in chosen else 0 for m, value in enumerate(values)]

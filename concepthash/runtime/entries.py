@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from concepthash.decode import Stage, Waits
 from concepthash.errors import Skipped
 
 
@@ -63,6 +64,8 @@ class IndexReport:
         removed: gone from disk, or no longer an image.
         unchanged: as they were.
         skipped: the files that could not be read, with reasons; named as the source was.
+        hashed: contents that were decoded for the model, whatever became of them.
+        waits: what the run waited for.
         seconds: the whole run.
     """
 
@@ -73,6 +76,8 @@ class IndexReport:
     removed: int = 0
     unchanged: int = 0
     skipped: Skipped = field(default_factory=Skipped)
+    hashed: int = 0
+    waits: Waits = field(default_factory=Waits)
     seconds: float = 0.0
 
     @property
@@ -81,9 +86,37 @@ class IndexReport:
         kept = self.added + self.changed + self.moved + self.relabelled + self.unchanged
         return kept + len(self.skipped)
 
+    @property
+    def bound_by(self) -> Stage | None:
+        """What kept the run from being faster; None if nothing was hashed."""
+        return self.waits.longest if self.hashed else None
+
+    @property
+    def photos_per_second(self) -> float | None:
+        """Photos hashed a second, over the whole run; None if none was, or while it goes on."""
+        return self.hashed / self.seconds if self.hashed and self.seconds else None
+
+    @property
+    def pace(self) -> str | None:
+        """How fast the run was and what bounded it, in a sentence; None if nothing was hashed."""
+        if self.bound_by is None or self.photos_per_second is None:
+            return None
+        names = {"files": "reading the files", "decoding": "decoding", "model": "the model"}
+        waited = [(getattr(self.waits, stage), name) for stage, name in names.items()]
+        shares = ", ".join(f"{s:.1f} s for {name}" for s, name in sorted(waited, reverse=True))
+        return (
+            f"{self.photos_per_second:.3g} photos/s, bound by {names[self.bound_by]}: "
+            f"of {self.seconds:.1f} s waited {shares}"
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """All counts, and the skipped files with reasons, as plain values."""
-        return {**asdict(self), "skipped": [asdict(skip) for skip in self.skipped.items]}
+        """All counts, the skipped files with reasons, and the pace, as plain values."""
+        return {
+            **asdict(self),
+            "skipped": [asdict(skip) for skip in self.skipped.items],
+            "photos_per_second": self.photos_per_second,
+            "bound_by": self.bound_by,
+        }
 
     def __str__(self) -> str:
         counts = {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from concepthash.bundle import Bundle
 from concepthash.codes import CodeLayout, Codes
-from concepthash.decode import Decoded, decode_batches, usable_cpus
-from concepthash.encoder import Encoded
+from concepthash.decode import Waits, decode_batches, usable_cpus
+from concepthash.encoder import DEPTH, Encoded, Pending
 from concepthash.errors import BundleError, ImageError, UsageError
 from concepthash.images import Pixels, Preprocess, Source
 from concepthash.runtime.backends import open_encoder
@@ -30,6 +31,10 @@ class Hashed:
     source: Source
     code: Codes | None
     error: ImageError | None = None
+
+
+Results: TypeAlias = "list[tuple[Codes | None, ImageError | None]]"
+"""Code or error of each image of a batch, in source order."""
 
 
 class Hasher:
@@ -65,7 +70,6 @@ class Hasher:
                 hint="--batch-size 32",
             )
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.bundle.verify()  # a damaged or swapped graph would give other codes, not an error
         self.batch_size = batch_size
         self.threads = usable_cpus() if threads is None else threads
         self._encoder = open_encoder(
@@ -117,17 +121,22 @@ class Hasher:
         return self._encoder.note
 
     def hash(
-        self, sources: Iterable[Source], *, strict: bool = False
+        self,
+        sources: Iterable[Source],
+        *,
+        strict: bool = False,
+        waits: Waits | None = None,
     ) -> Generator[Hashed, None, None]:
-        """One record an image, in order, as soon as its batch is computed.
+        """One record an image, in order, once its batch is computed and the next is under way.
 
-        Three batches at most are read ahead of the one that is computed, so ``sources`` may be
-        endless. An image that cannot be decoded is a record with an error; the rest goes on.
-        Closing the iterator stops the threads.
+        Four batches at most are read ahead of the record, so ``sources`` may be endless. An image
+        that cannot be decoded is a record with an error; the rest goes on. Closing the iterator
+        stops the threads, once what is being computed is done.
 
         Args:
             sources: paths, encoded bytes, Pillow images or ``(H, W, 3)`` uint8 arrays.
             strict: raise at the first image that cannot be decoded.
+            waits: what was waited for is added to it.
 
         Raises:
             ImageError: under ``strict``.
@@ -140,12 +149,10 @@ class Hasher:
                 waiting.append(source)
                 yield source
 
-        batches = decode_batches(
-            remembered(), self.preprocess, batch_size=self.batch_size, threads=self.threads
-        )
-        with closing(batches):
-            for batch in batches:
-                for code, error in self._results(batch):
+        waits = Waits() if waits is None else waits
+        with closing(self._batches(remembered(), waits)) as batches:
+            for results in batches:
+                for code, error in results:
                     if strict and error is not None:
                         raise error
                     yield Hashed(waiting.popleft(), code, error)
@@ -166,10 +173,39 @@ class Hasher:
             )
         return self._encoder.run(pixels)
 
-    def _results(self, batch: Decoded) -> Iterator[tuple[Codes | None, ImageError | None]]:
-        """Codes and errors of a batch, in source order."""
-        codes = iter(self._encoder.codes(batch.pixels)) if batch.positions else iter(())
-        failed = dict(batch.failed)
-        for position in sorted([*batch.positions, *failed]):
-            error = failed.get(position)
-            yield (None, error) if error is not None else (next(codes), None)
+    def _batches(self, sources: Iterable[Source], waits: Waits) -> Generator[Results, None, None]:
+        """Codes and errors of each batch: the next is gathered while one is computed."""
+        decoded = decode_batches(
+            sources,
+            self.preprocess,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            waits=waits,
+        )
+        under_way: deque[tuple[Pending | None, list[int], dict[int, ImageError]]] = deque()
+
+        def first() -> Results:
+            pending, positions, failed = under_way[0]
+            with waits.adding("model"):
+                codes = iter(() if pending is None else pending.result())
+            under_way.popleft()
+            return [
+                (None, failed[position]) if position in failed else (next(codes), None)
+                for position in sorted([*positions, *failed])
+            ]
+
+        try:
+            with closing(decoded):
+                for batch in decoded:
+                    pending = self._encoder.submit(batch.pixels) if batch.positions else None
+                    under_way.append((pending, batch.positions, dict(batch.failed)))
+                    del batch
+                    if len(under_way) == DEPTH:
+                        yield first()
+            while under_way:
+                yield first()
+        finally:
+            for pending, _, _ in under_way:  # whoever hashes next may have as many under way
+                if pending is not None:
+                    with suppress(Exception):  # nobody is told of these any more
+                        pending.result()

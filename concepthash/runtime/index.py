@@ -16,12 +16,11 @@ from concepthash.decode import usable_cpus
 from concepthash.errors import MismatchError, UsageError
 from concepthash.runtime.arguments import (
     LARGEST_ID,
-    check_concepts,
     check_count,
     check_ids,
-    check_weights,
     check_where,
     some,
+    weights_asked,
 )
 from concepthash.runtime.indexfile import IndexFile, read, write
 from concepthash.runtime.planes import (
@@ -149,7 +148,7 @@ class HammingIndex:
         rows = self._known(check_ids(id))
         if len(rows) != 1:
             raise UsageError("one id is looked up at a time", where="id", hint="index[id]")
-        parts = self._parts()
+        parts = self.parts()
         code: Codes = to_codes(gather(parts, rows, len(parts[0].planes)), self.layout)[0]
         return code
 
@@ -284,8 +283,8 @@ class HammingIndex:
         words = to_words(self.layout.check(queries, "queries"), self.layout)
         k = check_count(k, "k")
         radius = None if radius is None else check_count(radius, "radius")
-        plan = Plan.of(self.layout, self._weights(concepts, weights))
-        parts = self._parts() if where is None else self._filtered(where)
+        plan = Plan.of(self.layout, weights_asked(concepts, weights, self.concepts))
+        parts = self.parts() if where is None else self._filtered(where)
         found = find(
             parts, self._usable(parts), words, plan, k=k, ordered=self._ordered(), radius=radius,
             threads=_threads(threads),
@@ -309,8 +308,8 @@ class HammingIndex:
         """
         words = to_words(self.layout.check(queries, "queries"), self.layout)
         radius = check_count(radius, "radius")
-        plan = Plan.of(self.layout, self._weights(concepts, weights))
-        parts = self._parts() if where is None else self._filtered(where)
+        plan = Plan.of(self.layout, weights_asked(concepts, weights, self.concepts))
+        parts = self.parts() if where is None else self._filtered(where)
         found = find_within(
             parts, self._usable(parts), words, plan, radius=radius, ordered=self._ordered(),
             threads=_threads(threads),
@@ -334,7 +333,7 @@ class HammingIndex:
         if tables is None or tables.copy_codes != copy_codes:
             tables = Tables(self.layout, copy_codes)
         count = _threads(threads) or usable_cpus()
-        self._tables = tables.extend(self._parts(), threads=count)
+        self._tables = tables.extend(self.parts(), threads=count)
 
     def attach(self, tables: Tables) -> None:
         """Use tables that were built over the first rows of this index.
@@ -356,6 +355,10 @@ class HammingIndex:
     def tables(self) -> Tables | None:
         """The tables searches may use; None if there are none."""
         return self._tables
+
+    def parts(self) -> list[Part]:
+        """Where the codes lie, as other back ends read them: not copied, removed rows marked."""
+        return [segment.part() for segment in self._segments]
 
     def save(self, path: str | Path) -> None:
         """Write the index without its removed codes: temporary name, fsync, rename.
@@ -391,16 +394,6 @@ class HammingIndex:
         """
         if self._file is not None:
             self._file.verify()
-
-    def _weights(
-        self, concepts: Iterable[int] | None, weights: Sequence[int] | npt.ArrayLike | None
-    ) -> list[int]:
-        """One weight a concept, 0 where it does not count."""
-        values = [1] * self.concepts if weights is None else check_weights(weights, self.concepts)
-        if concepts is None:
-            return values
-        chosen = check_concepts(concepts, self.concepts)
-        return [value if m in chosen else 0 for m, value in enumerate(values)]
 
     def _filtered(self, where: npt.ArrayLike) -> list[Part]:
         """The parts a search may look at under ``where``."""
@@ -440,9 +433,6 @@ class HammingIndex:
         codes = gather(parts, found.rows[query, rank], len(queries))
         out[query, rank] = concept_distances(queries[:, query], codes, self.layout)
         return out
-
-    def _parts(self) -> list[Part]:
-        return [segment.part() for segment in self._segments]
 
     def _starts(self) -> Iterator[tuple[Segment, int]]:
         """Each segment with the number of its first row."""

@@ -80,8 +80,9 @@ class Reconciler:
                 for path in needed:
                     self._take(Hashed(path, nothing))
                 return
-            with closing(hasher.hash(needed)) as records:
+            with closing(hasher.hash(needed, waits=self.report.waits)) as records:
                 for record in records:
+                    self.report.hashed += 1
                     self._take(record)
 
     def prune(self, *, emptied: bool) -> None:

@@ -82,7 +82,7 @@ def live(index: HammingIndex) -> tuple[Words, Ids]:
 
 
 def _live(index: HammingIndex, step: int) -> Iterator[tuple[Words, Ids]]:
-    for part in index._parts():
+    for part in index.parts():
         for low in range(0, len(part.ids), step):
             rows = np.arange(low, min(low + step, len(part.ids)))
             if part.dead is not None:

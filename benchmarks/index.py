@@ -22,11 +22,10 @@ from concepthash.decode import decode_batches, usable_cpus
 from concepthash.images import find_images
 from concepthash.runtime.backends import open_encoder
 from concepthash.runtime.entries import Entry, IndexReport
-from concepthash.runtime.hasher import Hasher
+from concepthash.runtime.hasher import CPU_BATCH, Hasher
 from concepthash.runtime.indexing import index_images
 from concepthash.runtime.reconcile import Photo, digested
 
-BATCH = 32
 REPEATS = 3
 SMALL, LARGE = 640, 240
 
@@ -66,7 +65,7 @@ class Peer:
 
     def load(self, paths: list[Path], threads: int) -> None:
         assert self._process.stdin is not None
-        job = {"paths": [str(path) for path in paths], "threads": threads, "batch": BATCH}
+        job = {"paths": [str(path) for path in paths], "threads": threads, "batch": CPU_BATCH}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         answer = self._line()
@@ -89,9 +88,9 @@ def large_photos(folder: Path) -> list[Path]:
 
 
 def measure(bundle: Bundle, kind: str, paths: list[Path], threads: int, peer: Peer) -> dict:
-    hasher = Hasher(bundle, threads=threads, batch_size=BATCH)
-    spec = hasher.preprocess
-    prepared = [b.pixels for b in decode_batches(paths, spec, batch_size=BATCH, threads=threads)]
+    hasher = Hasher(bundle, threads=threads)
+    spec, size = hasher.preprocess, hasher.batch_size
+    prepared = [b.pixels for b in decode_batches(paths, spec, batch_size=size, threads=threads)]
     encoder = open_encoder(bundle, threads=threads)
     reports: list[IndexReport] = []
     cpu: dict[str, list[float]] = {}
@@ -104,7 +103,7 @@ def measure(bundle: Bundle, kind: str, paths: list[Path], threads: int, peer: Pe
         photos = (Photo(Entry(path), None) for path in paths)
         with closing(digested(photos, threads=threads)) as read:
             sources = (photo.entry.path for photo, _ in read)
-            deque(decode_batches(sources, spec, batch_size=BATCH, threads=threads), maxlen=0)
+            deque(decode_batches(sources, spec, batch_size=size, threads=threads), maxlen=0)
 
     def counted(name: str, run: Callable[[], object]) -> Callable[[], None]:
         def timed() -> None:
@@ -116,7 +115,7 @@ def measure(bundle: Bundle, kind: str, paths: list[Path], threads: int, peer: Pe
 
     runs: dict[str, Callable[[], object]] = {
         "decode": lambda: deque(
-            decode_batches(paths, spec, batch_size=BATCH, threads=threads), maxlen=0
+            decode_batches(paths, spec, batch_size=size, threads=threads), maxlen=0
         ),
         "model": lambda: [encoder.codes(pixels) for pixels in prepared],
         "index": index,
@@ -170,7 +169,7 @@ def main(bundle: str = "runs/cub20.chb", photos: str | None = None) -> None:
             "alone; reachable: the slower of both, or, where both compete for the CPUs, these "
             "CPUs shared out between them; load: content hash and decoding, as rclip's loader",
             "model": opened.manifest.backbone,
-            "batch": BATCH,
+            "batch": CPU_BATCH,
             "rclip": peer.version or "skipped: not installed here; set CHASH_PEER_PYTHON",
             "rows": rows,
         },

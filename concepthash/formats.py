@@ -66,7 +66,7 @@ FORMATS: dict[str, Format] = {
             graphs=_ONNX,
             backends=("onnxruntime",),
             extra="",
-            where="anywhere",
+            where="any machine",
             text="ONNX Runtime, on any CPU or on CUDA",
         ),
         Format(
@@ -75,7 +75,7 @@ FORMATS: dict[str, Format] = {
             graphs=_SYMMETRIC,
             backends=("openvino", "onnxruntime-openvino"),
             extra="openvino",
-            where="anywhere",
+            where="any machine",
             text="OpenVINO, fastest in int8 on x86 CPUs",
         ),
         Format(
@@ -93,7 +93,7 @@ FORMATS: dict[str, Format] = {
             graphs=_SYMMETRIC,
             backends=("tensorrt-rtx",),
             extra="trt-rtx",
-            where="anywhere; runs on GeForce and RTX GPUs",
+            where="any machine",
             text="a TensorRT-RTX engine, finished on the user's GPU when it is first loaded",
         ),
     )

@@ -114,7 +114,7 @@ def test_encoder__a_batch_it_cannot_compute(
 
 def test_openvino__computes_in_float32_whatever_the_processor_has(bundle: Bundle) -> None:
     pytest.importorskip("openvino")
-    _, core = openvino._core()
+    _, core = openvino.openvino_core()
     compiled = core.compile_model(str(bundle.file("model.onnx")), "CPU", openvino.settings(2))
     assert "float32" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
     assert compiled.get_property("NUM_STREAMS") == 1

@@ -213,10 +213,15 @@ def test_extra__that_is_missing_exits_6_with_the_command(
     assert "try: pip install 'concepthash[train]'" in result.err
 
 
-def test_export__other_format_exits_6_with_the_command(chash: Chash) -> None:
+def test_export__format_whose_library_is_missing_exits_6_with_the_command(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = chash("export", "--format", "trt")
     assert (result.code, result.out) == (6, "")
-    assert result.err.splitlines()[-1] == "try: chash export --format onnx"
+    assert "where: --format trt" in result.err
+    assert "concepthash[trt]" in result.err.splitlines()[-1]
+    assert "chash export NAME.chb --format trt" in result.err.splitlines()[-1]
 
 
 def resolved(chash: Chash, *arguments: object) -> dict[str, dict[str, object]]:

@@ -180,7 +180,6 @@ def test_query__of_a_radius_and_all_gives_every_hit_within(chash: Chash, gallery
         (["index", "shop", "--out", "file"], "file"),
         (["index", "repair", "file"], "file"),
         (["export", "file"], "file"),
-        (["export", "tiny-0.chb"], "tiny-0.chb"),
     ],
 )
 def test_path__of_another_kind_has_a_try(

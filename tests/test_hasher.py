@@ -21,7 +21,7 @@ from concepthash.decode import Waits
 from concepthash.encoder import DEPTH
 from concepthash.errors import BackendError, BundleError, ImageError, UsageError
 from concepthash.runtime import session
-from concepthash.runtime.hasher import Hasher
+from concepthash.runtime.hasher import CPU_BATCH, DEVICE_BATCH, Hasher
 from concepthash.runtime.session import open_session
 
 
@@ -197,6 +197,16 @@ def test_hash__gives_the_codes_of_one_image_at_a_time(hasher: Hasher) -> None:
     alone = [hasher.encode(hasher.preprocess(image)[None]).codes[0] for image in pixels]
     many = Hasher(hasher.bundle, threads=3, batch_size=7)
     np.testing.assert_array_equal([record.code for record in many.hash(pixels)], alone)
+
+
+def test_hasher__takes_larger_batches_on_a_device(
+    hasher: Hasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Hasher(hasher.bundle).batch_size == CPU_BATCH
+    on_gpu = SimpleNamespace(device="cuda:0", image_side=None, code_bytes=None)
+    monkeypatch.setattr("concepthash.runtime.hasher.open_encoder", lambda *_, **options: on_gpu)
+    assert Hasher(hasher.bundle).batch_size == DEVICE_BATCH
+    assert Hasher(hasher.bundle, batch_size=5).batch_size == 5
 
 
 def test_hash__says_what_it_waited_for(hasher: Hasher) -> None:

@@ -93,7 +93,11 @@ def command(
     _check(formats, precisions, checkpoint, sample, calibrate, calibration, keep)
 
     from concepthash.bundle import MANIFEST, check_target
+    from concepthash.export.engines import check_ready
 
+    if not dry_run:
+        for name in formats:
+            check_ready(FORMATS[name])
     if source is None:
         source = newest_run()
         output.choice("run", source, "the newest under runs/")
@@ -184,7 +188,7 @@ def _plan(
         if precision in precisions
     ]
     width = max(len(row[0]) for row in rows)
-    lines = [f"{what:<{width}}  {file}  (made {where})" for what, file, where in rows]
+    lines = [f"{what:<{width}}  {file}  (made on {where})" for what, file, where in rows]
     output.result(
         "\n".join(lines),
         lambda: {

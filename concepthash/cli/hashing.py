@@ -35,7 +35,7 @@ def open_hasher(
         model,
         device=device or "auto",
         threads=threads,
-        batch_size=batch_size or 32,
+        batch_size=batch_size,
         backend=backend or "auto",
         precision=precision,
     )

@@ -13,7 +13,7 @@ from concepthash.export.calibration import logits_of, probing, run_in_memory
 from concepthash.export.layers import GraphView, Layer
 from concepthash.images import Pixels
 
-PHOTOS = 16
+PHOTOS = 32
 """Photos on which each layer is tried."""
 
 OUT_OF_PROPORTION = 2.0

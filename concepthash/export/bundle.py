@@ -29,7 +29,7 @@ from concepthash.bundle import (
 from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, BundleError, Skipped, UsageError
 from concepthash.export.blame import Blame
-from concepthash.export.engines import make_engine
+from concepthash.export.engines import check_ready, make_engine
 from concepthash.export.parity import (
     LIMITS,
     SCHEMA,
@@ -145,6 +145,8 @@ def export_bundle(
     """
     tell, chosen = reporter or Silent(), options or Options()
     wanted = _artifacts(formats, precisions)
+    for name in formats:
+        check_ready(FORMATS[name])
     for limits in LIMITS.values():
         limits.updated(chosen.gate)
     if (source / MANIFEST).is_file():

@@ -9,6 +9,7 @@ from concepthash.encoder import Encoder
 from concepthash.errors import BackendError
 from concepthash.formats import Format, Precision
 from concepthash.learn.report import Reporter
+from concepthash.runtime.openvino import openvino_core
 from concepthash.runtime.tensorrt import (
     BuildOptions,
     Cuda,
@@ -19,6 +20,29 @@ from concepthash.runtime.tensorrt import (
     open_engine,
     timing_cache_file,
 )
+
+
+def check_ready(form: Format) -> None:
+    """Refuse a format that cannot be made here, before any work.
+
+    Raises:
+        BackendError: with what to install, and where to run it, if the library or the GPU is
+            missing.
+    """
+    if not form.engine:
+        if form.name == "openvino":
+            openvino_core()
+        return
+    try:
+        import_library(form.name)
+        _gpu(required=form.name == "trt")
+    except BackendError as error:
+        raise BackendError(
+            error.what,
+            where=f"--format {form.name}",
+            hint=f"{error.hint}. A bundle made here with --format onnx goes there, and then: "
+            f"chash export NAME.chb --format {form.name}",
+        ) from None
 
 
 def make_engine(

@@ -109,7 +109,7 @@ def open_openvino(
         BundleError: if the file cannot be loaded or is not a graph of this project.
     """
     count = count_threads(threads)
-    version, core = _core()
+    version, core = openvino_core()
     try:
         graph = core.read_model(str(model))
         compiled = core.compile_model(graph, "CPU", settings(count))
@@ -135,7 +135,7 @@ def settings(threads: int) -> dict[str, str]:
 
 
 @cache
-def _core() -> tuple[str, Any]:
+def openvino_core() -> tuple[str, Any]:
     """OpenVINO's version and its core, one a process: two that end out of turn crash it."""
     try:
         openvino = import_openvino()

@@ -91,7 +91,7 @@ def measure(name: str) -> dict[str, object]:
         "parts": {key: parts[key] for key in kept},
         "epochs": len(epochs),
         "minutes_of_epochs": round(sum(600 // 32 * 32 / e["images_per_s"] for e in epochs) / 60, 1),
-        "bits_flipped_by_export": bundle.parity.bits_flipped,
+        "bits_flipped_by_export": bundle.checked[0].parity.bits_flipped,
     }
 
 

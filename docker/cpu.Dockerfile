@@ -21,7 +21,7 @@ RUN pip install --no-cache-dir /wheels/*.whl \
     && rm -rf /wheels \
     && useradd --create-home --uid 1000 chash \
     && python -c "from concepthash.runtime import native; assert native.path() != 'numpy'"
-USER chash
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["chash"]
 CMD ["doctor"]

@@ -141,7 +141,7 @@ def test_openvino__files_that_are_no_graph_of_ours(tmp_path: Path) -> None:
 def test_openvino__is_missed_in_a_way_that_helps(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openvino._core.cache_clear()
+    openvino.openvino_core.cache_clear()
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"usable here: .*onnxruntime") as caught:
         open_encoder(bundle, backend="openvino")

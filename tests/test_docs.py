@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +49,10 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def spans(text: str) -> Iterator[str]:
-    """The code spans of running text that are whole commands."""
+    """The code spans of running text that are commands; an option named last gets a value."""
     for span in re.findall(r"`(chash [^`]+)`", text):
-        yield " ".join(span.split())
+        words = span.split()
+        yield " ".join([*words, *(["VALUE"] if words[-1].startswith("--") else [])])
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -88,7 +91,7 @@ EVERY = [(name_of(page), words) for page in PAGES for words in commands(page.rea
 
 
 def test_commands__are_found_in_the_pages() -> None:
-    assert len(EVERY) > 80
+    assert len(EVERY) > 100
     assert ("README.md", ["query", "-", "--format", "jsonl"]) in EVERY  # behind a pipe
     assert {"train", "eval", "export", "bench", "index", "query"} <= {w[0] for _, w in EVERY}
 
@@ -109,6 +112,15 @@ def test_command__has_a_verb_and_options_that_exist(page: str, words: list[str])
 def test_command__of_a_wrong_page_is_refused(words: list[str]) -> None:
     with pytest.raises(_CLICK_ERROR):
         understand(words)
+
+
+def test_export_of_a_bundle__needs_neither_torch_nor_onnx() -> None:
+    code = (
+        "import sys, concepthash.export.bundle\n"
+        "print(sorted({'torch', 'onnx', 'onnxscript', 'timm'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 def anchors(page: Path) -> set[str]:

@@ -147,7 +147,7 @@ def test_export__parts_bundle_has_the_network_s_maps_and_background(run):
     from concepthash.runtime.hasher import Hasher
 
     result = export_bundle(run.run, force=True)
-    assert result.parity.bits_flipped == 0
+    assert result.checked[0].parity.bits_flipped == 0
     hasher = Hasher(result.bundle)
     opened = Run.open(run.run)
     model = opened.load()

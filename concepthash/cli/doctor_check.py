@@ -32,6 +32,10 @@ class Imported:
     error: str | None = None
 
 
+# What reports to its makers when it is imported plainly.
+_IMPORTS = {"openvino": "from concepthash.quiet import import_openvino\nm = import_openvino()"}
+
+
 def version(package: str) -> str | None:
     """The version of an installed package; None if it is not installed."""
     try:
@@ -51,7 +55,7 @@ def try_imports(codes: Mapping[str, str]) -> dict[str, Imported]:
     """
     started = {
         name: subprocess.Popen(
-            [sys.executable, "-P", "-c", f"import {name} as m\n{code}"],
+            [sys.executable, "-P", "-c", f"{_IMPORTS.get(name, f'import {name} as m')}\n{code}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

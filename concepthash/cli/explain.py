@@ -115,7 +115,7 @@ def _hasher(
         model = newest_bundle()
         output.choice("model", model, "the newest bundle here")
     hasher = Hasher(
-        check_bundle(model), device=device or "auto", threads=threads, batch_size=batch_size or 32
+        check_bundle(model), device=device or "auto", threads=threads, batch_size=batch_size
     )
     if hasher.note:
         output.note(hasher.note)

@@ -38,6 +38,7 @@ def open_hasher(
         batch_size=batch_size,
         backend=backend or "auto",
         precision=precision,
+        tell=output.note,
     )
     if hasher.note:
         output.note(hasher.note)

@@ -172,6 +172,8 @@ def _tell(
         }
 
     output.result(f"{gallery}: {report}" + (" (dry run)" if dry_run else ""), data)
+    if report.pace:
+        output.note(report.pace)
     if not dry_run:
         output.hint(f"chash query IMAGE --gallery {display(gallery)}")
     output.skips(report.skipped)

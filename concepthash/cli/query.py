@@ -102,7 +102,7 @@ def command(
         bundle = bundle_of(opened, output, named=model)
         asked = asked.by(concepts, weights, bundle.manifest.concept_names)
         hasher = open_hasher(
-            bundle, output, device=device, threads=threads, batch_size=min(len(sources), 32),
+            bundle, output, device=device, threads=threads, batch_size=None,
             backend=backend, precision=precision,
         )  # fmt: skip
         answers = answer(

@@ -28,7 +28,6 @@ from concepthash.bundle import (
 )
 from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, BundleError, Skipped, UsageError
-from concepthash.export.blame import Blame
 from concepthash.export.engines import check_ready, make_engine
 from concepthash.export.parity import (
     LIMITS,
@@ -51,6 +50,7 @@ from concepthash.runtime.openvino import open_openvino
 from concepthash.runtime.session import open_session
 
 if TYPE_CHECKING:
+    from concepthash.export.blame import Blame
     from concepthash.export.graphs import Graphs
 
 SAMPLE = 256

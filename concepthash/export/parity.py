@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from concepthash.codes import CodeLayout, Codes, hamming, pack, unpack
 from concepthash.encoder import Encoded, Encoder
 from concepthash.errors import GateError, UsageError
 from concepthash.evaluation import evaluate
-from concepthash.export.blame import Blame
 from concepthash.formats import Precision
 from concepthash.images import Pixels
 from concepthash.rankings import Labels
+
+if TYPE_CHECKING:
+    from concepthash.export.blame import Blame
 
 SCHEMA = "chash.parity/1"
 

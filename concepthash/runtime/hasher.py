@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ class Hasher:
         threads: CPU threads of the graph, and as many that decode; by default every usable CPU.
         batch_size: images a run of the graph; by default :data:`CPU_BATCH` or
             :data:`DEVICE_BATCH`.
+        tell: told before an engine is built anew, which takes minutes.
 
     Raises:
         BundleError: if the bundle cannot be read, or its graph does not fit its manifest.
@@ -69,6 +70,7 @@ class Hasher:
         batch_size: int | None = None,
         backend: str = "auto",
         precision: str | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(
@@ -79,7 +81,12 @@ class Hasher:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.threads = usable_cpus() if threads is None else threads
         self._encoder = open_encoder(
-            self.bundle, backend=backend, precision=precision, device=device, threads=self.threads
+            self.bundle,
+            backend=backend,
+            precision=precision,
+            device=device,
+            threads=self.threads,
+            tell=tell,
         )
         self._check()
         on_cpu = self._encoder.device == "cpu"

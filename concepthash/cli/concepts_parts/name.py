@@ -199,7 +199,7 @@ def _hasher(
 ) -> Hasher:
     from concepthash.runtime.hasher import Hasher
 
-    hasher = Hasher(bundle, device=device or "auto", threads=threads, batch_size=batch_size or 32)
+    hasher = Hasher(bundle, device=device or "auto", threads=threads, batch_size=batch_size)
     if hasher.note:
         output.note(hasher.note)
     return hasher

@@ -10,8 +10,10 @@ import sys
 
 from benchmarks.report import SHARED
 
-ANYWHERE = ("decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery")
-ON_PHOTOS = ("cub20", "discovery", "baselines", "concepts", "faithfulness")
+ANYWHERE = (
+    "decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery", "gpu_search",
+)  # fmt: skip
+ON_PHOTOS = ("cub20", "export", "index", "discovery", "baselines", "concepts", "faithfulness")
 
 for name in (*ANYWHERE, *(ON_PHOTOS if SHARED.exists() else ())):
     print(f"== {name}", flush=True)

@@ -49,7 +49,14 @@ def photos(count, seed=0):
 
 def reference(count=40, unseen=0):
     labels = np.arange(count) % 4
-    return Reference.of(FakeEncoder(), photos(count), labels, photos(unseen, 1), LAYOUT)
+    return Reference.of(
+        FakeEncoder(),
+        photos(count),
+        labels,
+        unseen=photos(unseen, 1),
+        drawn=photos(3, 2),
+        layout=LAYOUT,
+    )
 
 
 def test_compare__counts_flips_margins_and_ranks():
@@ -118,6 +125,7 @@ def test_compare__one_photo_a_class_has_no_map():
 def test_check__the_same_encoder_is_the_same():
     found = check(FakeEncoder(), reference(unseen=7))
     assert (found.bits_flipped, found.mates, found.unseen_bits_flipped) == (0, 0, 0)
+    assert found.drawn_bits_flipped == 0
     assert check(FakeEncoder(), reference()).unseen_bits_flipped is None
 
 
@@ -138,6 +146,7 @@ def test_check__counts_unseen_photos_apart():
     found = check(FakeEncoder(wrong), reference(unseen=7))
     assert found.bits_flipped == 0
     assert found.unseen_bits_flipped > 0.2
+    assert found.drawn_bits_flipped > 0.2
 
 
 def test_check_outputs__sees_what_the_codes_do_not():

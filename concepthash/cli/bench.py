@@ -26,7 +26,6 @@ EXAMPLES = (
 )
 
 LARGEST_BATCH = 1024
-BIRDS = 64
 
 
 def command(
@@ -201,14 +200,11 @@ def _images(bundle: Bundle, given: dict[str, Any], output: Output) -> Images:
     if given:  # perhaps by variables that are there for other verbs
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         output.note(f"not used without --data: {names}")
-    from concepthash.demo import draw_bird, species
-    from concepthash.demo.draw import MAX_SIZE, MIN_SIZE
+    from concepthash.demo import sample_birds
 
-    output.note(f"images: {BIRDS} drawn birds, so there is no mAP (--data takes photos)")
-    size = min(max(manifest.preprocess.resize, MIN_SIZE), MAX_SIZE)
-    kinds = species(BIRDS // 4)
-    birds = [draw_bird(kinds[n // 4], seed=n, size=size).image for n in range(BIRDS)]
-    return Images(birds, None, 0, f"{BIRDS} drawn birds")
+    birds, _ = sample_birds(manifest.preprocess.resize)
+    output.note(f"images: {len(birds)} drawn birds, so there is no mAP (--data takes photos)")
+    return Images([*birds], None, 0, f"{len(birds)} drawn birds")
 
 
 def _judge(result: BenchReport | VerifyReport, bundle: Path, *, drawn: bool) -> None:

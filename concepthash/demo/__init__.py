@@ -8,9 +8,11 @@ would be with another wing or beak.
 from concepthash.demo.bird import KEY_POINTS, PARTS
 from concepthash.demo.dataset import DemoSummary, write_dataset
 from concepthash.demo.draw import Drawing, KeyPoint, draw_bird
+from concepthash.demo.sample import BIRDS, sample_birds
 from concepthash.demo.species import LOOKS, MAX_SPECIES, Species, species
 
 __all__ = [
+    "BIRDS",
     "KEY_POINTS",
     "LOOKS",
     "MAX_SPECIES",
@@ -20,6 +22,7 @@ __all__ = [
     "KeyPoint",
     "Species",
     "draw_bird",
+    "sample_birds",
     "species",
     "write_dataset",
 ]

@@ -230,9 +230,13 @@ class _Work:
     def make(self, artifacts: Sequence[Artifact]) -> None:
         """Each artefact in turn; the first that fails its gate stops all."""
         sample = self._photos.sample(self._options.sample)
-        unseen = self._photos.unseen()
         self._reference = Reference.of(
-            self._source.network, sample.pixels, sample.labels, unseen, self._source.layout
+            self._source.network,
+            sample.pixels,
+            sample.labels,
+            unseen=self._photos.unseen(),
+            drawn=self._photos.birds(),
+            layout=self._source.layout,
         )
         own = [a.file for a in artifacts if not FORMATS[a.format].engine]
         self._anew = {file for file in own if file != MODEL}

@@ -103,6 +103,8 @@ class Parity:
         mates: bits that depend on what else is in the batch, away from zero margin.
         unseen_bits_flipped: share of bits that differ on photos of the test split, on which
             logits lie nearer to 0; for information, and None without such photos.
+        drawn_bits_flipped: the same on drawn birds: what ``chash bench --verify`` expects to find
+            again on another machine that has no photos.
     """
 
     images: int
@@ -115,6 +117,7 @@ class Parity:
     margins: dict[str, int] = field(default_factory=dict)
     mates: int = 0
     unseen_bits_flipped: float | None = None
+    drawn_bits_flipped: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -179,6 +182,7 @@ class Reference:
         layout: of the codes.
         encoded: all outputs for the first photos, to compare maps; None to leave them out.
         unseen, unseen_logits: the same of test photos; empty if there are none.
+        drawn, drawn_logits: the same of drawn birds.
     """
 
     pixels: Pixels
@@ -188,14 +192,26 @@ class Reference:
     encoded: Encoded | None
     unseen: Pixels
     unseen_logits: npt.NDArray[np.float32]
+    drawn: Pixels
+    drawn_logits: npt.NDArray[np.float32]
 
     @classmethod
     def of(
-        cls, network: Encoder, pixels: Pixels, labels: Labels, unseen: Pixels, layout: CodeLayout
+        cls,
+        network: Encoder,
+        pixels: Pixels,
+        labels: Labels,
+        *,
+        unseen: Pixels,
+        drawn: Pixels,
+        layout: CodeLayout,
     ) -> Reference:
         """Ask ``network``."""
-        logits, rest = (_logits(network, photos, layout) for photos in (pixels, unseen))
-        return cls(pixels, labels, logits, layout, network.run(pixels[:BATCH]), unseen, rest)
+        logits, new, birds = (
+            _logits(network, photos, layout) for photos in (pixels, unseen, drawn)
+        )
+        first = network.run(pixels[:BATCH])
+        return cls(pixels, labels, logits, layout, first, unseen, new, drawn, birds)
 
 
 def check(encoder: Encoder, reference: Reference) -> Parity:
@@ -208,11 +224,19 @@ def check(encoder: Encoder, reference: Reference) -> Parity:
         layout=reference.layout,
         backend=encoder.backend,
     )
-    unseen = None
-    if len(reference.unseen):
-        expected = unpack(pack(reference.unseen_logits))
-        unseen = float((unpack(_codes(encoder, reference.unseen)) != expected).mean())
-    return replace(parity, mates=_mates(encoder, reference), unseen_bits_flipped=unseen)
+    return replace(
+        parity,
+        mates=_mates(encoder, reference),
+        unseen_bits_flipped=_flipped(encoder, reference.unseen, reference.unseen_logits),
+        drawn_bits_flipped=_flipped(encoder, reference.drawn, reference.drawn_logits),
+    )
+
+
+def _flipped(encoder: Encoder, pixels: Pixels, logits: npt.NDArray[np.float32]) -> float | None:
+    """Share of bits that differ from those of ``logits``; None without photos."""
+    if not len(pixels):
+        return None
+    return float((unpack(_codes(encoder, pixels)) != unpack(pack(logits))).mean())
 
 
 def _logits(encoder: Encoder, pixels: Pixels, layout: CodeLayout) -> npt.NDArray[np.float32]:

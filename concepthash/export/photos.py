@@ -10,7 +10,7 @@ import numpy as np
 
 from concepthash.datasets import Dataset, Split
 from concepthash.decode import decode_batches
-from concepthash.demo import draw_bird, species
+from concepthash.demo import sample_birds
 from concepthash.errors import DataError, Skipped
 from concepthash.images import Pixels, Preprocess, Source, find_images
 from concepthash.learn.report import Reporter
@@ -18,8 +18,6 @@ from concepthash.rankings import Labels
 
 UNSEEN = 256
 """Test photos on which bits are compared for information."""
-
-_DRAWN = 64
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,8 @@ class PhotoSource:
             self._test = _paths(data, data.test)
             self.where = data.root
         else:
-            kinds = species(_DRAWN // 4)
-            birds = [(i, kinds[i // 4]) for i in range(_DRAWN)]
-            self._sources = [draw_bird(kind, seed=i, size=320).image for i, kind in birds]
-            names = [kind.name for _, kind in birds]
+            birds, names = sample_birds(preprocess.resize)
+            self._sources = [*birds]
             self.where = "drawn birds"
         self._labels = np.unique(names, return_inverse=True)[1] if names else np.empty(0, int)
 
@@ -92,6 +88,10 @@ class PhotoSource:
         """Photos of the test split, :data:`UNSEEN` at most; none where there is no such split."""
         chosen = _spread_pairs(len(self._test), UNSEEN)
         return self._pixels([self._test[i] for i in chosen], "preparing test photos")[0]
+
+    def birds(self) -> Pixels:
+        """Drawn birds, which every machine has."""
+        return self._pixels([*sample_birds(self._preprocess.resize)[0]], "drawing birds")[0]
 
     def calibration(self, count: int, *, besides: int) -> Pixels:
         """Up to ``count`` photos, those of a sample of ``besides`` only if there are no others."""

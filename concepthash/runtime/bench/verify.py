@@ -135,8 +135,14 @@ def verify(
     return Verified(tuple(checks), tuple(not_run), checker.skipped, checker.reference)
 
 
-def limits_of(bundle: Bundle, artifact: Artifact) -> Limits:
+def limits_of(bundle: Bundle, artifact: Artifact, *, drawn: bool = False) -> Limits:
     """The limits in the bundle's parity record; the strict ones where it has none.
+
+    Args:
+        bundle: on disk.
+        artifact: of it.
+        drawn: for drawn birds, unlike all that the artefact was made for: then as many bits may
+            flip as flipped on the same birds when it was exported, and half as many again.
 
     Raises:
         BundleError: if the record cannot be understood.
@@ -149,7 +155,10 @@ def limits_of(bundle: Bundle, artifact: Artifact) -> Limits:
         for entry in record.get("artifacts", ()):
             if (entry["format"], entry["precision"]) == (artifact.format, artifact.precision):
                 limits = entry["limits"]
-                return Limits(limits["bits"], limits.get("margin"), limits.get("map"))
+                bits = limits["bits"]
+                if drawn and limits.get("margin") is None:
+                    bits = max(bits, 1.5 * (entry.get("drawn_bits_flipped") or 0.0))
+                return Limits(bits, limits.get("margin"), limits.get("map"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"the parity record is damaged: {error}", where=file, hint="copy the bundle again"
@@ -198,7 +207,7 @@ class _Checker:
 
     def check(self, target: Target) -> Check:
         """Compare a target with the reference, and with itself in other batches."""
-        limits = limits_of(self.bundle, target.artifact)
+        limits = limits_of(self.bundle, target.artifact, drawn=self.images.labels is None)
         with (
             Board(max(CHUNK, MATES), self.spec.crop) as board,
             Worker(self.bundle, target, self.threads, board, self.tell) as worker,

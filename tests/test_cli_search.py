@@ -355,3 +355,33 @@ def test_inspect__of_a_damaged_bundle_fails(chash: Chash) -> None:
     result = chash("inspect", "tiny-0.chb")
     assert (result.code, result.out) == (1, "")
     assert "sha256 differs" in result.err
+
+
+def test_query__on_a_device_gives_the_same_answers(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the device."""
+    pytest.importorskip("torch")
+    from concepthash.gpu import TorchSearcher
+
+    real = TorchSearcher.of
+    monkeypatch.setattr(TorchSearcher, "of", lambda index, device: real(index, device="cpu"))
+    photos = sorted(map(str, Path("shop").rglob("*.png")))[:2]
+    for extra in ([], ["--radius", "6", "--top", "all"], ["--concepts", "1"], ["--top", "2"]):
+        plain = chash("query", *photos, *extra, "--json").json("chash.query/1")
+        on_device = chash("query", *photos, *extra, "--search-on", "cuda", "--json")
+        value = on_device.json("chash.query/1")
+        assert value["queries"] == plain["queries"]
+        assert plain["search"] == "cpu"
+        assert "torch" in str(value["search"])
+
+
+def test_query__device_that_is_missing_exits_6_and_of_no_kind_2(
+    chash: Chash, gallery: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    photo = next(Path("shop").rglob("*.png"))
+    assert chash("query", photo, "--search-on", "tpu").code == 2
+    if not torch.cuda.is_available():
+        result = chash("query", photo, "--search-on", "cuda")
+        assert (result.code, result.out) == (6, "")

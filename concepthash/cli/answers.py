@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from concepthash.cli.asked import Asked
+from concepthash.cli.extras import needs
 from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import Skipped
@@ -16,6 +17,9 @@ from concepthash.names import numbered
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
 from concepthash.runtime.index import HammingIndex
+
+if TYPE_CHECKING:
+    from concepthash.gpu import TorchSearcher
 
 SCHEMA = "chash.query/1"
 # Hits of all queries of one step.
@@ -62,6 +66,7 @@ class Answers:
         concept_names: of the model.
         sub_bits: bits of a concept, the largest distance of one.
         backend: what hashed them.
+        search: what searched them.
         gallery, model: what was asked.
     """
 
@@ -72,6 +77,7 @@ class Answers:
     backend: str
     gallery: str
     model: str
+    search: str = "cpu"
 
     @property
     def found(self) -> int:
@@ -84,6 +90,7 @@ class Answers:
             "schema": SCHEMA,
             "queries": [query.to_json() for query in self.queries],
             "backend": self.backend,
+            "search": self.search,
             "gallery": self.gallery,
             "model": self.model,
             "concept_names": list(self.concept_names),
@@ -157,6 +164,7 @@ def answer(
     sources: Sequence[Path],
     asked: Asked,
     *,
+    search_on: str = "cpu",
     progress: Callable[[int], None],
 ) -> Answers:
     """Hash ``sources`` and search each in the gallery.
@@ -166,14 +174,17 @@ def answer(
         hasher: of the bundle.
         sources: photos.
         asked: how many hits, by what.
+        search_on: ``cpu``, ``cuda`` or ``cuda:N``; the answers are the same.
         progress: called with how many photos are hashed.
 
     Raises:
         GalleryError: if the gallery cannot be read.
+        BackendError: if the device to search on, or torch, is not to be had.
     """
     import numpy as np
 
     index = gallery.index()
+    searcher = None if search_on == "cpu" else _on_device(index, search_on)
     skipped = Skipped()
     read: list[Path] = []
     codes = [np.empty((0, gallery.layout.nbytes), np.uint8)]
@@ -189,7 +200,7 @@ def answer(
     queries = [
         Query(str(source), to_hex(code), tuple(_hits(gallery, *hits)), names)
         for source, code, hits in zip(
-            read, found, _search(index, found, asked, hasher.threads), strict=True
+            read, found, _search(index, found, asked, hasher.threads, searcher), strict=True
         )
     ]
     return Answers(
@@ -200,11 +211,28 @@ def answer(
         backend=hasher.backend,
         gallery=str(gallery.path),
         model=str(hasher.bundle.path),
+        search="cpu" if searcher is None else searcher.backend,
     )
 
 
+def _on_device(index: HammingIndex, device: str) -> TorchSearcher:
+    """The index on a GPU.
+
+    Raises:
+        BackendError: without torch, or without the device.
+    """
+    with needs("train"):
+        from concepthash.gpu import TorchSearcher
+
+        return TorchSearcher.of(index, device=device)
+
+
 def _search(
-    index: HammingIndex, codes: Any, asked: Asked, threads: int
+    index: HammingIndex,
+    codes: Any,
+    asked: Asked,
+    threads: int,
+    searcher: TorchSearcher | None,
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Ids, distances and distances of each concept of every query's hits, in bounded steps."""
     k = len(index) if asked.top is None else min(asked.top, len(index))
@@ -220,14 +248,11 @@ def _search(
                 threads=threads,
             )
             k = int((near.offsets[1:] - near.offsets[:-1]).max())
-        hits = index.search(
-            some,
-            k,
-            concepts=asked.concepts,
-            weights=asked.weights,
-            radius=asked.radius,
-            threads=threads,
-        )
+        by: Any = {"concepts": asked.concepts, "weights": asked.weights, "radius": asked.radius}
+        if searcher is not None:
+            hits = searcher.search(some, k, **by)
+        else:
+            hits = index.search(some, k, threads=threads, **by)
         yield from zip(hits.ids, hits.distances, hits.per_concept, strict=True)
 
 

@@ -77,6 +77,9 @@ def command(
         bool,
         switch("-0", "--null", text="Paths end with NUL: on stdin, and in --format paths."),
     ] = False,
+    search_on: Annotated[
+        str, setting("--search-on", text="Where codes are compared: cpu, cuda or cuda:N.")
+    ] = "cpu",
     threads: options.Threads = None,
     device: options.Device = None,
     backend: options.Backend = None,
@@ -91,6 +94,7 @@ def command(
     output = Output(as_json=as_json)
     asked = Asked.parse(top, radius)
     check_threads(threads)
+    check_search_device(search_on)
     if gallery is None:
         gallery = newest_gallery()
         output.choice("gallery", gallery, "the newest here")
@@ -106,7 +110,7 @@ def command(
             backend=backend, precision=precision,
         )  # fmt: skip
         answers = answer(
-            opened, hasher, sources, asked,
+            opened, hasher, sources, asked, search_on=search_on,
             progress=lambda done: output.progress("querying", done, len(sources)),
         )  # fmt: skip
     if not answers.queries:
@@ -123,6 +127,19 @@ def command(
         for line in answers.lines(format, unicode=output.encoding.lower().startswith("utf")):
             output.line(line, end=end)
     _end(answers, gallery, radius, output)
+
+
+def check_search_device(name: str) -> None:
+    """Refuse a place where codes cannot be compared.
+
+    Raises:
+        UsageError: if it is neither the CPU nor a CUDA device.
+    """
+    kind, colon, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (colon and not number.isdecimal())):
+        raise UsageError(
+            f"codes cannot be compared on {name!r}", where="--search-on", hint="--search-on cuda"
+        )
 
 
 def _end(answers: Answers, gallery: Path, radius: int | None, output: Output) -> None:

@@ -168,7 +168,7 @@ class Manifest:
             for key in ("class_names", "concept_names"):
                 chosen[key] = tuple(chosen[key])
             if "artifacts" in chosen:
-                listed = [a for a in chosen["artifacts"] if a.get("format") in FORMATS]
+                listed = [a for a in chosen["artifacts"] if _known(a)]
                 chosen["artifacts"] = tuple(Artifact(**artifact) for artifact in listed)
             manifest = cls(**chosen)
             if manifest.bit_order != BIT_ORDER:
@@ -181,6 +181,12 @@ class Manifest:
                 where=where,
                 hint="export the run again: chash export RUN --force",
             ) from None
+
+
+def _known(artifact: dict[str, Any]) -> bool:
+    """Whether this version has the format and the precision; later ones may have more."""
+    form = FORMATS.get(artifact.get("format", ""))
+    return form is not None and artifact.get("precision") in form.files
 
 
 @dataclass(frozen=True)
@@ -227,8 +233,8 @@ class Bundle:
                 hint="chash export RUN makes a bundle",
             )
         try:
-            manifest = Manifest.from_json(json.loads(text), file)
-        except ValueError as error:
+            manifest = Manifest.from_json(dict(json.loads(text)), file)
+        except (ValueError, TypeError) as error:
             raise BundleError(f"the manifest in it is damaged: {error}", where=file) from None
         return cls(file, manifest)
 
@@ -294,8 +300,9 @@ def extend_bundle(
 ) -> Bundle:
     """The bundle with more files, or newer ones; a crash leaves it as it was before or after.
 
-    Each file is whole before the manifest names it. A file that is replaced is the one exception:
-    a crash in between leaves the new file and the old digest, which :meth:`Bundle.verify` tells.
+    Each file is whole before the manifest names it. Of a file that is replaced, as the parity
+    record always is, a crash in between leaves the new content and the old digest:
+    :meth:`Bundle.verify` tells, and the next call mends it.
 
     Args:
         bundle: a folder on disk.
@@ -318,8 +325,9 @@ def extend_bundle(
                 content.replace(target)
             digests[name] = sha256(target)
         sync_folder(bundle.path)
-        every = dict.fromkeys([*bundle.manifest.artifacts, *artifacts])
-        values.update(files=digests, artifacts=[asdict(artifact) for artifact in every])
+        listed = values.get("artifacts", [asdict(a) for a in bundle.manifest.artifacts])
+        listed = [*listed, *(new for new in map(asdict, artifacts) if new not in listed)]
+        values.update(files=digests, artifacts=listed)  # those of later versions stay
         write_json(bundle.path / MANIFEST, values)
     except OSError as error:
         raise BundleError(

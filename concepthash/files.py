@@ -77,6 +77,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not replace:
         raise FileExistsError(path)
+    path = path.resolve()  # a link stays one, to the new folder
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)

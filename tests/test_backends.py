@@ -364,13 +364,16 @@ def test_tensorrt__by_name_builds_anew_and_keeps_the_engine(
     kept.verify()
 
 
-def test_tensorrt__a_damaged_engine_is_refused(
+def test_tensorrt__a_damaged_graph_is_refused_and_an_engine_left_to_its_record(
     with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
     monkeypatch.setattr(FakeEngine, "close", lambda self: closed.append(self), raising=False)
     fake_load(monkeypatch)
     with_engine.file("model.trt.fp32.engine").write_bytes(b"other")
+    open_encoder(with_engine, backend="tensorrt")
+    assert not closed
+    with_engine.file("model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match="sha256"):
         open_encoder(with_engine, backend="tensorrt")
     assert len(closed) == 1

@@ -75,6 +75,7 @@ def test_export__gate_that_fails_exits_7(chash: Chash, run, tmp_path):
         (["--keep-fp32", "-1"], "--keep-fp32 0"),
         (["--calibrate-n", "0"], "--calibrate-n 512"),
         (["--calibrate", "gone"], "no such folder"),
+        (["--capability", "8.6"], "--format trt-rtx"),
     ],
 )
 def test_export__options_that_cannot_be_exit_2(chash: Chash, run, arguments, text):

@@ -184,3 +184,51 @@ def test_export__old_bundles_are_read_and_extended_in_fp32(bundle, run):
     recorded = json.loads((bundle / "parity.json").read_text())["artifacts"]
     assert [entry["precision"] for entry in recorded] == ["fp32", "fp16"]
     Bundle.open(bundle).verify()
+
+
+def test_export__bundle_whose_record_was_cut_off_from_its_digest_can_be_extended(bundle):
+    """As a crash between the two leaves it."""
+    recorded = (bundle / "parity.json").read_text()
+    (bundle / "parity.json").write_text(recorded + "\n")
+    with pytest.raises(BundleError):
+        Bundle.open(bundle).verify()
+    export_bundle(bundle, precisions=["fp16"], force=True, options=Options(gate=LOOSE))
+    Bundle.open(bundle).verify()
+    assert not list(bundle.glob(".export*"))
+
+
+def test_export__keeps_artefacts_of_later_versions(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    later = [
+        {"format": "coreml", "precision": "fp16", "file": "model.mlpackage"},
+        {"format": "onnx", "precision": "fp8", "file": "model.fp8.onnx"},
+    ]
+    manifest["artifacts"] += later
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert len(Bundle.open(bundle).manifest.artifacts) == 3
+    export_bundle(bundle, precisions=["fp16"], force=True, options=Options(gate=LOOSE))
+    listed = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+    assert [entry for entry in listed if entry in later] == later
+
+
+def test_export__uses_the_graphs_a_bundle_has(bundle, monkeypatch):
+    pytest.importorskip("openvino")
+    before = (bundle / "model.fp16.onnx").read_bytes()
+    monkeypatch.setitem(sys.modules, "concepthash.export.graphs", None)  # as without onnx
+    export_bundle(bundle, formats=["openvino"], precisions=["fp16"], options=Options(gate=LOOSE))
+    assert (bundle / "model.fp16.onnx").read_bytes() == before
+
+
+def test_export__of_a_bundle_says_so_of_the_fp32_graph(bundle):
+    with pytest.raises(UsageError, match="already") as caught:
+        export_bundle(bundle, force=True)
+    assert "chash export RUN --force" in str(caught.value.hint)
+
+
+def test_export__a_link_to_a_bundle_stays_one(run, exported, tmp_path):
+    shutil.copytree(exported.bundle, tmp_path / "real.chb")
+    (tmp_path / "link.chb").symlink_to(tmp_path / "real.chb")
+    export_bundle(run, tmp_path / "link.chb", force=True, options=Options(sample=4))
+    assert (tmp_path / "link.chb").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.chb", "real.chb"]
+    assert [str(a) for a in Bundle.open(tmp_path / "real.chb").manifest.artifacts] == ["onnx fp32"]

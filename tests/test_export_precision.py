@@ -107,6 +107,38 @@ def test_quantize__only_the_layers_compute_in_integers(graph, inputs, symmetric)
         assert after[kind] == kinds[kind]
 
 
+def test_quantize__does_not_depend_on_the_names_of_constants(graph, inputs):
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(graph[1])
+    weights = list(dict.fromkeys(layer.weights for layer in GraphView(renamed).layers()))
+    names = {old: f"w{len(weights) - i:04}" for i, old in enumerate(weights)}
+    for tensor in renamed.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in renamed.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    expected = logits_of(quantize(graph[1], inputs, symmetric=True), SAMPLE)
+    found = logits_of(quantize(renamed, inputs, symmetric=True), SAMPLE)
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_quantize__normalisations_may_share_a_constant(graph, inputs):
+    """As exporters do where two are equal, such as offsets that are all 0."""
+    shared = onnx.ModelProto()
+    shared.CopyFrom(graph[1])
+    view = GraphView(shared)
+    norms = [node for node in shared.graph.node if node.op_type == "LayerNormalization"]
+    zero = np.zeros_like(view.constants[norms[0].input[2]])
+    alike = [n for n in norms if view.constants[n.input[2]].shape == zero.shape]
+    assert len(alike) > 2
+    shared.graph.initializer.append(onnx.numpy_helper.from_array(zero, "zero"))
+    for norm in alike:
+        norm.input[2] = "zero"
+    exact = logits_of(shared, SAMPLE)
+    own = calibrate(shared, PIXELS)
+    assert error(quantize(shared, own, symmetric=False), exact) < 0.1
+
+
 def test_quantize__layers_that_are_kept_read_floats(graph, inputs):
     layers = GraphView(graph[1]).layers()
     name = next(layer.name for layer in layers if layer.name.endswith("fc2"))

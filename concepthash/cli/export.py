@@ -91,13 +91,19 @@ def command(
     output = Output(as_json=as_json)
     formats, precisions = _listed(format), _listed(precision)
     _check(formats, precisions, checkpoint, sample, calibrate, calibration, keep)
+    if capability and "trt-rtx" not in formats:
+        raise UsageError(
+            "only engines of TensorRT-RTX are built for GPUs that are not here",
+            where="--capability",
+            hint="--format trt-rtx",
+        )
 
     from concepthash.bundle import MANIFEST, check_target
     from concepthash.export.engines import check_ready
 
     if not dry_run:
         for name in formats:
-            check_ready(FORMATS[name])
+            check_ready(FORMATS[name], precisions)
     if source is None:
         source = newest_run()
         output.choice("run", source, "the newest under runs/")
@@ -107,7 +113,7 @@ def command(
         if out is not None:
             check_target(out, replace=force)
     if dry_run:
-        _plan(source, out, formats, precisions, output)
+        _plan(source, out, formats, precisions, output, extends=extends)
         return
     with output.only_results():
         with needs("export"):
@@ -177,16 +183,19 @@ def _check(
 
 
 def _plan(
-    source: Path, out: Path | None, formats: list[str], precisions: list[str], output: Output
+    source: Path,
+    out: Path | None,
+    formats: list[str],
+    precisions: list[str],
+    output: Output,
+    *,
+    extends: bool,
 ) -> None:
-    """Say what would be made."""
-    rows = [
-        (f"{name} {precision}", form.files[precision], form.where)
-        for name in formats
-        for form in [FORMATS[name]]
-        for precision in form.precisions
-        if precision in precisions
-    ]
+    """Say what would be made; ``extends`` if the source is a bundle."""
+    pairs = [(name, p) for name in formats for p in FORMATS[name].files if p in precisions]
+    if not extends:
+        pairs = list(dict.fromkeys([("onnx", "fp32"), *pairs]))
+    rows = [(f"{name} {p}", FORMATS[name].files[p], FORMATS[name].where) for name, p in pairs]
     width = max(len(row[0]) for row in rows)
     lines = [f"{what:<{width}}  {file}  (made on {where})" for what, file, where in rows]
     output.result(

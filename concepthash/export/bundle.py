@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -16,6 +17,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from concepthash.bundle import (
+    FIRST_ARTIFACT,
     MANIFEST,
     MODEL,
     PARITY,
@@ -42,6 +44,7 @@ from concepthash.export.parity import (
 )
 from concepthash.export.photos import PhotoSource
 from concepthash.export.source import Source, open_bundle
+from concepthash.files import list_command, reason
 from concepthash.formats import FORMATS, check_format, check_precision
 from concepthash.images import Pixels
 from concepthash.learn.report import Reporter, Silent
@@ -146,7 +149,7 @@ def export_bundle(
     tell, chosen = reporter or Silent(), options or Options()
     wanted = _artifacts(formats, precisions)
     for name in formats:
-        check_ready(FORMATS[name])
+        check_ready(FORMATS[name], precisions)
     for limits in LIMITS.values():
         limits.updated(chosen.gate)
     if (source / MANIFEST).is_file():
@@ -159,10 +162,9 @@ def export_bundle(
     run = _with_names(run, target, tell)
     tell.note(f"export: {source}, {run.manifest.training['checkpoint']} checkpoint")
     target.parent.mkdir(parents=True, exist_ok=True)
-    first = Artifact("onnx", "fp32", MODEL)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         work = _Work(run, Path(folder), chosen, tell)
-        work.make(list(dict.fromkeys([first, *wanted])))
+        work.make(list(dict.fromkeys([FIRST_ARTIFACT, *wanted])))
         manifest = replace(run.manifest, artifacts=tuple(c.artifact for c in work.checked))
         files = {**work.files, PARITY: _report([], work.checked)}
         bundle = write_bundle(target, manifest, files, replace=force)
@@ -195,31 +197,60 @@ def _extend(
     source = open_bundle(path)
     assert source.bundle is not None
     there = source.manifest.artifacts
-    todo = [artifact for artifact in wanted if force or artifact not in there]
+    todo = [a for a in wanted if a not in there or (force and a != FIRST_ARTIFACT)]
     if not todo:
+        again = "the fp32 graph is made from the run: chash export RUN --force"
         raise UsageError(
             f"the bundle has {', '.join(map(str, wanted))} already",
             where=path,
-            hint="--force makes them again",
+            hint=again if wanted == [FIRST_ARTIFACT] else "--force makes them again",
         )
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        work = _Work(source, Path(folder), options, tell)
+    with _inside(path) as folder:
+        work = _Work(source, Path(folder), options, tell, anew=force)
         work.make(todo)
         entries = {**work.files, PARITY: _report(_recorded(path), work.checked)}
         extend_bundle(source.bundle, entries, [c.artifact for c in work.checked])
     return ExportResult(path, tuple(work.checked), work.skipped)
 
 
+@contextmanager
+def _inside(path: Path) -> Iterator[str]:
+    """A folder in the bundle, so that files can be moved out of it wherever the bundle is mounted.
+
+    Raises:
+        BundleError: if nothing can be written there.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(dir=path, prefix=".export.", suffix=".tmp")
+    except OSError as error:
+        raise BundleError(
+            f"cannot write into the bundle: {reason(error)}",
+            where=path,
+            hint=list_command(path),
+        ) from None
+    with made as folder:
+        yield folder
+
+
 class _Work:
     """The making and checking of artefacts, in a folder of its own."""
 
-    def __init__(self, source: Source, folder: Path, options: Options, tell: Reporter) -> None:
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        options: Options,
+        tell: Reporter,
+        *,
+        anew: bool = False,
+    ) -> None:
         self.files: dict[str, Path | bytes] = {}
         self.checked: list[Checked] = []
         self.skipped = Skipped()
         self._source, self._folder = source, folder
         self._options, self._tell = options, tell
-        self._anew: set[str] = set()  # graphs to be made though the bundle may have them
+        self._force = anew
+        self._anew: set[str] = set()  # graphs to be made though the bundle has them
         data = source.data() if source.data is not None and options.calibrate is None else None
         self._photos = PhotoSource(
             source.preprocess, self.skipped, tell, data=data, folder=options.calibrate
@@ -238,8 +269,9 @@ class _Work:
             drawn=self._photos.birds(),
             layout=self._source.layout,
         )
-        own = [a.file for a in artifacts if not FORMATS[a.format].engine]
-        self._anew = {file for file in own if file != MODEL}
+        if self._force:
+            own = [a.file for a in artifacts if not FORMATS[a.format].engine]
+            self._anew = {file for file in own if file != MODEL}
         for artifact in artifacts:
             self._tell.note(f"export: {artifact}")
             graph = self._graph(FORMATS[artifact.format].graphs[artifact.precision])
@@ -260,7 +292,8 @@ class _Work:
         kept = tuple(self._graphs.kept(graph.name)) if lower and graph.name in self.files else ()
         worst: tuple[Blame, ...] = ()
         if lower and (kept or faults(parity, limits)):
-            worst = tuple(self._graphs.worst(graph.name))
+            with suppress(BackendError, UsageError, BundleError):  # the figures count for more
+                worst = tuple(self._graphs.worst(graph.name))
         gate(artifact, parity, limits, where=self._source.path, worst=worst)
         found = Checked(artifact, parity, limits, worst, kept, ran)
         self._tell.note(f"export: {found}")
@@ -288,6 +321,7 @@ class _Work:
         path = self._folder / name
         bundle = self._source.bundle
         if bundle is not None and name in bundle.manifest.files and name not in self._anew:
+            bundle.verify(name)
             return bundle.file(name)
         if path.exists():
             return path

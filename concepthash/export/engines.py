@@ -22,8 +22,12 @@ from concepthash.runtime.tensorrt import (
 )
 
 
-def check_ready(form: Format) -> None:
+def check_ready(form: Format, precisions: Sequence[str]) -> None:
     """Refuse a format that cannot be made here, before any work.
+
+    Args:
+        form: to be made.
+        precisions: in which.
 
     Raises:
         BackendError: with what to install, and where to run it, if the library or the GPU is
@@ -37,11 +41,14 @@ def check_ready(form: Format) -> None:
         import_library(form.name)
         _gpu(required=form.name == "trt")
     except BackendError as error:
+        wanted = ",".join(precisions)
+        graph = "openvino" if "int8" in precisions else "onnx"  # who has the graph it is built from
         raise BackendError(
             error.what,
             where=f"--format {form.name}",
-            hint=f"{error.hint}. A bundle made here with --format onnx goes there, and then: "
-            f"chash export NAME.chb --format {form.name}",
+            hint=f"{error.hint}. A bundle made here with --format {graph} --precision {wanted} "
+            f"goes there, and then: chash export NAME.chb --format {form.name} "
+            f"--precision {wanted}",
         ) from None
 
 
@@ -86,7 +93,13 @@ def make_engine(
     files = built.files(form.files[precision])
     if cuda is None:
         return files, None
-    return files, open_engine(built.engine, trt=library, cuda=cuda, precision=precision)
+    try:
+        return files, open_engine(built.engine, trt=library, cuda=cuda, precision=precision)
+    except BackendError as error:
+        if form.name == "trt":
+            raise
+        tell.note(f"the engine is not for the GPU here: {error.what}")
+        return files, None
 
 
 def _gpu(*, required: bool) -> Cuda | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from concepthash.bundle import METADATA_KEY, Artifact, Manifest
-from concepthash.errors import UsageError
+from concepthash.errors import DataError, UsageError
 from concepthash.export import blame as blaming
 from concepthash.export.blame import Blame, blame, out_of_proportion
 from concepthash.export.calibration import PHOTOS, Inputs, calibrate
@@ -99,6 +99,12 @@ class Graphs:
                 hint="--calibrate FOLDER, with 512 photos like those it will see",
             )
         pixels = self._photos(self._count)
+        if not len(pixels):
+            raise DataError(
+                "none of the photos to calibrate on can be read",
+                where="--calibrate",
+                hint="--calibrate FOLDER, with other photos",
+            )
         few = "" if len(pixels) >= PHOTOS else f"; {PHOTOS} are advised"
         self._tell.note(f"export: int8 is calibrated on {len(pixels)} photos{few}")
         return calibrate(

@@ -389,7 +389,18 @@ def gate(
 def _advice(artifact: Artifact, parity: Parity, limits: Limits) -> str:
     if artifact.precision == "fp32":
         return _REPORT
-    looser = f"--gate bits={2 * max(parity.bits_flipped, limits.bits):.1%}"
-    if artifact.precision == "fp16":
-        return f"--precision fp32, or {looser} to accept it"
-    return f"--keep-fp32 8, --precision fp16, or {looser} to accept it"
+    looser = []
+    if not parity.bits_flipped <= limits.bits:
+        looser.append(f"bits={1.2 * parity.bits_flipped:.2%}")
+    if not parity.map_delta >= -limits.map:
+        looser.append(f"map={-1.2 * parity.map_delta:.4f}")
+    if not parity.top10_overlap >= limits.overlap:
+        looser.append(f"overlap={0.98 * parity.top10_overlap:.2f}")
+    if limits.margin is not None and not parity.largest_margin <= limits.margin:
+        looser.append(f"margin={1.2 * parity.largest_margin:.2g}")
+    other = "--precision fp32"
+    if artifact.precision == "int8":
+        other = "--keep-fp32 8, or --precision fp16"
+    if parity.mates or not looser:
+        return other
+    return f"{other}, or --gate {','.join(looser)} to accept it"

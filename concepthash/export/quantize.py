@@ -147,9 +147,9 @@ def _quantize_group(
         free = kind == "LayerNormalization"
         equal = Equaliser.of(low, high, shift=biased and (free or symmetric))
     grids = {name: choose_range(equal(inputs[name].rows), symmetric=symmetric) for name in tensors}
-    if equal.scale.std() > 0 and kind == "LayerNormalization":
+    if kind == "LayerNormalization" and not kept:
         _fold(view, {view.maker[name].output[0] for name in tensors}, equal, edit)
-    for weights in sorted({layer.weights for layer in group}):
+    for weights in dict.fromkeys(layer.weights for layer in group):  # in the order of the graph
         users = [layer for layer in group if layer.weights == weights]
         matrix = view.constants[weights] * equal.scale[:, None]
         rows = [_seen(layer, inputs, equal, grids, kept) for layer in users]
@@ -203,7 +203,7 @@ def _fold(view: GraphView, outputs: set[str], equal: Equaliser, edit: _Edit) -> 
     for output in outputs:
         norm = view.maker[output]
         scale, offset = (view.constants[name] for name in norm.input[1:3])
-        names = [f"{name}.equal" for name in norm.input[1:3]]
+        names = [f"{output}.{part}" for part in ("scale", "offset")]  # constants may be shared
         edit.constant(names[0], scale / equal.scale, np.float32)
         edit.constant(names[1], (offset - equal.shift) / equal.scale, np.float32)
         for place, name in enumerate(names, start=1):

@@ -45,7 +45,7 @@ def open_bundle(path: Path) -> Source:
         BundleError: if it cannot be read, is damaged, or lacks the fp32 graph.
     """
     bundle = Bundle.open(path)
-    bundle.verify()
+    bundle.verify(MODEL)
     manifest = bundle.manifest
     session = open_session(bundle.file(MODEL), device="cpu")
     return Source(path, session, manifest.preprocess, manifest.layout, manifest, None, None, bundle)

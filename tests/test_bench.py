@@ -17,13 +17,14 @@ from concepthash.codes import CodeLayout
 from concepthash.errors import BackendError, BundleError, DataError, GateError, UsageError
 from concepthash.evaluation import evaluate
 from concepthash.images import Pixels
+from concepthash.limits import LIMITS
 from concepthash.runtime import machine
 from concepthash.runtime.bench import measure, process
 from concepthash.runtime.bench.accuracy import Images, Maps, compare, hash_images
 from concepthash.runtime.bench.measure import bench
 from concepthash.runtime.bench.process import Board, Worker
 from concepthash.runtime.bench.targets import REFERENCE, Target, list_targets
-from concepthash.runtime.bench.verify import STRICT, limits_of, verify
+from concepthash.runtime.bench.verify import limits_of, verify
 from concepthash.runtime.bench.worker import peak_memory
 
 FP16 = Target(Artifact("onnx", "fp16", "model.fp16.onnx"), "onnxruntime", "cpu")
@@ -352,15 +353,15 @@ def record(bundle: Bundle, value: object) -> Bundle:
 
 
 def test_limits_of__come_from_the_record_of_the_bundle(bundle: Bundle) -> None:
-    assert limits_of(bundle, INT8.artifact) == STRICT["int8"]
+    assert limits_of(bundle, INT8.artifact) == LIMITS["int8"]
     flat = record(bundle, {"images": 256, "bits_flipped": 0.0})
-    assert limits_of(flat, REFERENCE.artifact) == STRICT["fp32"]
+    assert limits_of(flat, REFERENCE.artifact) == LIMITS["fp32"]
     limits = {"bits": 0.02, "margin": 0.5, "map": 0.01, "overlap": 0.9}
     entry = {"format": "onnx", "precision": "int8", "limits": limits}
     full = record(bundle, {"schema": "chash.parity/1", "artifacts": [entry]})
     found = limits_of(full, INT8.artifact)
     assert (found.bits, found.margin, found.map) == (0.02, 0.5, 0.01)
-    assert limits_of(full, FP16.artifact) == STRICT["fp16"]
+    assert limits_of(full, FP16.artifact) == LIMITS["fp16"]
     assert limits_of(full, INT8.artifact, drawn=True).bits == 0.02
     loose = {**entry, "limits": {**limits, "margin": None}, "drawn_bits_flipped": 0.04}
     on_birds = record(bundle, {"artifacts": [loose]})

@@ -180,7 +180,7 @@ def test_verify__tells_that_all_is_well(chash: Chash, bundle: Bundle) -> None:
     (check,) = value["checks"]
     assert check["status"] == "passed"
     assert check["batch_flips"] == 0
-    assert check["limits"] == {"bits": 1e-3, "margin": 1e-4, "map": 5e-3}
+    assert check["limits"] == {"bits": 1e-3, "margin": 1e-4, "map": 5e-3, "overlap": 0.99}
     assert value["gpu_search"]["status"] == "skipped"
 
 

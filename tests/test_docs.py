@@ -188,8 +188,7 @@ def backends_table() -> str:
 
 def limits_table() -> str:
     """The limits of the gate."""
-    pytest.importorskip("onnx")
-    from concepthash.export.parity import LIMITS
+    from concepthash.limits import LIMITS
 
     def cells(name: str) -> tuple[str, ...]:
         limits = LIMITS[name]  # type: ignore[index]

@@ -14,8 +14,8 @@ from tiny_run import drawn_birds, parts_config
 from concepthash.bundle import Artifact, Bundle
 from concepthash.errors import BackendError, BundleError, GateError, UsageError
 from concepthash.export.bundle import Options, export_bundle
-from concepthash.export.parity import LIMITS, Limits
 from concepthash.learn.train import train
+from concepthash.limits import LIMITS, Limits
 from concepthash.runtime import Hasher
 
 # A network of three blocks that has hardly learned: its logits lie near 0, so bits flip easily.

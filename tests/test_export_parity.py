@@ -9,8 +9,6 @@ from concepthash.encoder import Encoded, InThread
 from concepthash.errors import GateError, UsageError
 from concepthash.export.blame import Blame
 from concepthash.export.parity import (
-    LIMITS,
-    Limits,
     Reference,
     check,
     check_outputs,
@@ -18,6 +16,7 @@ from concepthash.export.parity import (
     faults,
     gate,
 )
+from concepthash.limits import LIMITS, Limits
 
 LAYOUT = CodeLayout(16, 2)
 FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]

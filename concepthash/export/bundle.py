@@ -32,10 +32,8 @@ from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, BundleError, Skipped, UsageError
 from concepthash.export.engines import check_ready, make_engine
 from concepthash.export.parity import (
-    LIMITS,
     SCHEMA,
     Checked,
-    Limits,
     Reference,
     check,
     check_outputs,
@@ -48,6 +46,7 @@ from concepthash.files import list_command, reason
 from concepthash.formats import FORMATS, check_format, check_precision
 from concepthash.images import Pixels
 from concepthash.learn.report import Reporter, Silent
+from concepthash.limits import LIMITS
 from concepthash.names import default_names
 from concepthash.runtime.openvino import open_openvino
 from concepthash.runtime.session import open_session
@@ -287,7 +286,7 @@ class _Work:
             parity = check(encoder, self._reference)
         finally:
             encoder.close()
-        limits: Limits = LIMITS[artifact.precision].updated(self._options.gate)
+        limits = LIMITS[artifact.precision].updated(self._options.gate)
         lower = artifact.precision != "fp32"
         kept = tuple(self._graphs.kept(graph.name)) if lower and graph.name in self.files else ()
         worst: tuple[Blame, ...] = ()

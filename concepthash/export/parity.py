@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,19 +12,16 @@ import numpy.typing as npt
 from concepthash.bundle import Artifact
 from concepthash.codes import CodeLayout, Codes, hamming, pack, unpack
 from concepthash.encoder import Encoded, Encoder
-from concepthash.errors import GateError, UsageError
+from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
-from concepthash.formats import Precision
 from concepthash.images import Pixels
+from concepthash.limits import ZERO_MARGIN, Limits
 from concepthash.rankings import Labels
 
 if TYPE_CHECKING:
     from concepthash.export.blame import Blame
 
 SCHEMA = "chash.parity/1"
-
-ZERO_MARGIN = 1e-4
-"""A logit this near 0 may fall on either side by rounding alone."""
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest difference of a logit or map value between network and graph, both in fp32."""
@@ -36,54 +33,6 @@ MATES = 8
 
 _EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
 _LAYERS_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an artefact may do to codes and ranks.
-
-    Args:
-        bits: largest share of all bits that may differ.
-        margin: largest \\|logit\\| that a differing bit may have in the network; None for any.
-        overlap: least share of common ids among the first 10 hits.
-        map: largest loss of mAP.
-    """
-
-    bits: float
-    margin: float | None = None
-    overlap: float = 0.0
-    map: float = 0.005
-
-    def updated(self, text: str) -> Limits:
-        """These limits with those of a text such as ``bits=0.5%,map=0.01`` laid over them.
-
-        Raises:
-            UsageError: for a name or number that is none.
-        """
-        changes = {}
-        known = [f.name for f in fields(self)]
-        for part in filter(None, (piece.strip() for piece in text.split(","))):
-            name, _, value = part.partition("=")
-            try:
-                number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-            except ValueError:
-                number = -1.0
-            if name not in known or not 0 <= number < float("inf"):
-                raise UsageError(
-                    f"no limit can be read from {part!r}; there are {', '.join(known)}",
-                    where="--gate",
-                    hint="--gate bits=0.5%,map=0.01",
-                )
-            changes[name] = number
-        return replace(self, **changes)
-
-
-LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(bits=1e-3, margin=ZERO_MARGIN, overlap=0.99),
-    "fp16": Limits(bits=1e-3),
-    "int8": Limits(bits=1e-2),
-}
-"""The strict ones, which are the defaults."""
 
 
 @dataclass(frozen=True)

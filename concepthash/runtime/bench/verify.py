@@ -12,7 +12,7 @@ import numpy as np
 from concepthash.bundle import PARITY, Artifact, Bundle
 from concepthash.codes import Codes, unpack
 from concepthash.errors import BackendError, BundleError, ConceptHashError, GateError, Skipped
-from concepthash.formats import Precision
+from concepthash.limits import LIMITS, Limits
 from concepthash.runtime.bench.accuracy import (
     CHUNK,
     Agreement,
@@ -33,29 +33,6 @@ MATES = 32
 """Images whose codes are compared between them."""
 MOST_BATCH_FLIPS = 1e-3
 """Share of the bits that may change between them. Measured: none, in fp32 and in static int8."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an artefact may differ by.
-
-    Args:
-        bits: largest share of flipped bits.
-        margin: largest \\|logit\\| of a flipped bit; None for any.
-        map: largest loss of mAP; None for any.
-    """
-
-    bits: float
-    margin: float | None
-    map: float | None
-
-
-STRICT: dict[Precision, Limits] = {
-    "fp32": Limits(bits=1e-3, margin=1e-4, map=5e-3),
-    "fp16": Limits(bits=1e-3, margin=None, map=5e-3),
-    "int8": Limits(bits=1e-2, margin=None, map=5e-3),
-}
-"""Those of an artefact whose bundle records none."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +124,9 @@ def limits_of(bundle: Bundle, artifact: Artifact, *, drawn: bool = False) -> Lim
     Raises:
         BundleError: if the record cannot be understood.
     """
+    usual = LIMITS[artifact.precision]
     if PARITY not in bundle.manifest.files:
-        return STRICT[artifact.precision]
+        return usual
     file = bundle.file(PARITY)
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -158,12 +136,12 @@ def limits_of(bundle: Bundle, artifact: Artifact, *, drawn: bool = False) -> Lim
                 bits = limits["bits"]
                 if drawn and limits.get("margin") is None:
                     bits = max(bits, 1.5 * (entry.get("drawn_bits_flipped") or 0.0))
-                return Limits(bits, limits.get("margin"), limits.get("map"))
+                return Limits(bits, limits.get("margin"), map=limits.get("map", usual.map))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"the parity record is damaged: {error}", where=file, hint="copy the bundle again"
         ) from None
-    return STRICT[artifact.precision]
+    return usual
 
 
 class _Checker:
@@ -257,10 +235,8 @@ def _exceeded(found: Agreement, limits: Limits) -> Iterator[str]:
         yield f"{found.bits_flipped:.3%} of the bits flipped, at most {limits.bits:.3%} may"
     if limits.margin is not None and found.largest_margin > limits.margin:
         yield f"a bit flipped at |logit| {found.largest_margin:.2g}, at most {limits.margin:.2g}"
-    if limits.map is not None and found.map_delta is not None:
-        loss = -found.map_delta
-        if loss > abs(limits.map):
-            yield f"mAP fell by {loss:.4f}, at most {abs(limits.map):.4f} may be lost"
+    if found.map_delta is not None and -found.map_delta > limits.map:
+        yield f"mAP fell by {-found.map_delta:.4f}, at most {limits.map:.4f} may be lost"
 
 
 def _mates(share: float, margin: float, limits: Limits) -> Iterator[str]:

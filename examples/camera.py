@@ -6,6 +6,7 @@ A camera takes ``pip install opencv-python-headless``; ``--frames FOLDER`` stand
 import argparse
 from collections.abc import Iterable, Sequence
 
+from concepthash.errors import ConceptHashError
 from concepthash.images import Source, find_images
 from concepthash.runtime import Gallery, Hasher
 
@@ -46,4 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ConceptHashError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -231,7 +231,7 @@ def test_open_encoder__takes_the_file_of_the_precision(tmp_path: Path) -> None:
 def test_open_encoder__runs_only_what_the_manifest_lists(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"has no int8; it has onnx fp32") as caught:
         open_encoder(bundle, precision="int8")
-    assert "chash export RUN --format onnx --precision int8" in str(caught.value)
+    assert ".chb --format onnx --precision int8 --calibrate FOLDER" in str(caught.value)
     alone = tiny_bundle(tmp_path)
     with pytest.raises(BackendError, match="has no artefact for openvino") as caught:
         open_encoder(alone, backend="openvino")
@@ -460,7 +460,7 @@ def test_cli__what_is_not_to_be_had_ends_with_6(
     index = ("index", "photos", "--model", bundle.path)
     refused = chash(*index, "--precision", "int8")
     assert refused.code == 6
-    assert "try: chash export RUN --format onnx --precision int8" in refused.err
+    assert ".chb --format onnx --precision int8 --calibrate FOLDER" in refused.err
     monkeypatch.setenv("CHASH_MODEL_PRECISION", "int8")
     assert chash(*index).code == 6
     monkeypatch.delenv("CHASH_MODEL_PRECISION")

@@ -363,9 +363,10 @@ def test_limits_of__come_from_the_record_of_the_bundle(bundle: Bundle) -> None:
     assert (found.bits, found.margin, found.map) == (0.02, 0.5, 0.01)
     assert limits_of(full, FP16.artifact) == LIMITS["fp16"]
     assert limits_of(full, INT8.artifact, drawn=True).bits == 0.02
-    loose = {**entry, "limits": {**limits, "margin": None}, "drawn_bits_flipped": 0.04}
+    flipped = {"drawn_bits_flipped": 0.04, "unseen_bits_flipped": 0.02}
+    loose = {**entry, "limits": {**limits, "margin": None}, **flipped}
     on_birds = record(bundle, {"artifacts": [loose]})
-    assert limits_of(on_birds, INT8.artifact).bits == 0.02
+    assert limits_of(on_birds, INT8.artifact).bits == pytest.approx(0.03)
     assert limits_of(on_birds, INT8.artifact, drawn=True).bits == pytest.approx(0.06)
     with pytest.raises(BundleError):
         limits_of(record(bundle, {"artifacts": [{"format": "onnx"}]}), INT8.artifact)

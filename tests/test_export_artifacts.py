@@ -225,9 +225,16 @@ def test_export__of_a_bundle_says_so_of_the_fp32_graph(bundle):
     assert "chash export RUN --force" in str(caught.value.hint)
 
 
-def test_export__a_link_to_a_bundle_stays_one(run, exported, tmp_path):
+def test_export__replaces_no_bundle_by_less_and_a_link_stays_one(run, exported, tmp_path):
     shutil.copytree(exported.bundle, tmp_path / "real.chb")
     (tmp_path / "link.chb").symlink_to(tmp_path / "real.chb")
+    with pytest.raises(UsageError, match="onnx fp16, onnx int8, which would be gone") as caught:
+        export_bundle(run, tmp_path / "link.chb", force=True)
+    assert "--precision fp32,fp16,int8" in str(caught.value.hint) or "mv " in str(caught.value.hint)
+    shutil.rmtree(tmp_path / "real.chb")
+    shutil.copytree(exported.bundle, tmp_path / "real.chb")
+    for name in ("model.fp16.onnx", "model.int8.onnx"):
+        (tmp_path / "real.chb" / name).unlink()
     export_bundle(run, tmp_path / "link.chb", force=True, options=Options(sample=4))
     assert (tmp_path / "link.chb").is_symlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.chb", "real.chb"]

@@ -12,7 +12,7 @@ from concepthash.cli.asked import Asked
 from concepthash.cli.extras import needs
 from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
-from concepthash.errors import Skipped
+from concepthash.errors import BackendError, Skipped
 from concepthash.names import numbered
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
@@ -223,8 +223,12 @@ def _on_device(index: HammingIndex, device: str) -> TorchSearcher:
     """
     with needs("train"):
         from concepthash.gpu import TorchSearcher
-
+    try:
         return TorchSearcher.of(index, device=device)
+    except BackendError as error:
+        raise BackendError(
+            error.what, where=f"--search-on {device}", hint="--search-on cpu, or: chash doctor"
+        ) from None
 
 
 def _search(

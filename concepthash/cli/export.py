@@ -192,14 +192,19 @@ def _plan(
     extends: bool,
 ) -> None:
     """Say what would be made; ``extends`` if the source is a bundle."""
+    from concepthash.bundle import Bundle
+
     pairs = [(name, p) for name in formats for p in FORMATS[name].files if p in precisions]
-    if not extends:
+    if extends:
+        there = {(a.format, a.precision) for a in Bundle.open(source).manifest.artifacts}
+        pairs = [pair for pair in pairs if pair not in there]
+    else:
         pairs = list(dict.fromkeys([("onnx", "fp32"), *pairs]))
     rows = [(f"{name} {p}", FORMATS[name].files[p], FORMATS[name].where) for name, p in pairs]
-    width = max(len(row[0]) for row in rows)
+    width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{what:<{width}}  {file}  (made on {where})" for what, file, where in rows]
     output.result(
-        "\n".join(lines),
+        "\n".join(lines) or "nothing: the bundle has all of it",
         lambda: {
             "schema": "chash.export/1",
             "dry_run": True,

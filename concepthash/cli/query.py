@@ -138,7 +138,9 @@ def check_search_device(name: str) -> None:
     kind, colon, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (colon and not number.isdecimal())):
         raise UsageError(
-            f"codes cannot be compared on {name!r}", where="--search-on", hint="--search-on cuda"
+            f"codes cannot be compared on {name!r}",
+            where="--search-on",
+            hint="--search-on cpu, cuda or cuda:N",
         )
 
 

@@ -156,12 +156,12 @@ def export_bundle(
     home = source.resolve()
     target = out or (source if source.name else home).with_name(home.name + SUFFIX)
     check_target(target, replace=force)
+    _refuse_loss(target, wanted)
     open_run = import_module("concepthash.export.run").open_run  # it loads torch
     run: Source = open_run(source, name=target.name.removesuffix(SUFFIX), checkpoint=checkpoint)
     run = _with_names(run, target, tell)
     tell.note(f"export: {source}, {run.manifest.training['checkpoint']} checkpoint")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with _inside(target.parent) as folder:
         work = _Work(run, Path(folder), chosen, tell)
         work.make(list(dict.fromkeys([FIRST_ARTIFACT, *wanted])))
         manifest = replace(run.manifest, artifacts=tuple(c.artifact for c in work.checked))
@@ -179,6 +179,29 @@ def _artifacts(formats: Sequence[str], precisions: Sequence[str]) -> list[Artifa
     forms = [check_format(name) for name in formats]
     names = {form.name: [check_precision(p, form) for p in precisions] for form in forms}
     return [Artifact(f.name, p, f.files[p]) for f in forms for p in f.files if p in names[f.name]]
+
+
+def _refuse_loss(target: Path, wanted: Sequence[Artifact]) -> None:
+    """Refuse to replace a bundle by one with less in it.
+
+    Raises:
+        UsageError: naming what would be gone.
+    """
+    try:
+        there = Bundle.open(target).manifest.artifacts if target.exists() else ()
+    except BundleError:
+        return  # nothing in it can be used
+    lost = [a for a in there if a not in wanted and a != FIRST_ARTIFACT]
+    if lost:
+        every = [*wanted, *lost]
+        formats = ",".join(dict.fromkeys(a.format for a in every))
+        precisions = ",".join(dict.fromkeys(a.precision for a in every))
+        raise UsageError(
+            f"the bundle also has {', '.join(map(str, lost))}, which would be gone",
+            where=target,
+            hint=f"--format {formats} --precision {precisions} makes them again; "
+            f"or move the bundle away: mv {target} {target}.old",
+        )
 
 
 def _extend(
@@ -214,16 +237,17 @@ def _extend(
 
 @contextmanager
 def _inside(path: Path) -> Iterator[str]:
-    """A folder in the bundle, so that files can be moved out of it wherever the bundle is mounted.
+    """A folder in another, so that files can be moved up out of it wherever that one is mounted.
 
     Raises:
         BundleError: if nothing can be written there.
     """
     try:
+        path.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(dir=path, prefix=".export.", suffix=".tmp")
     except OSError as error:
         raise BundleError(
-            f"cannot write into the bundle: {reason(error)}",
+            f"nothing can be written there: {reason(error)}",
             where=path,
             hint=list_command(path),
         ) from None

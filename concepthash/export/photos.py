@@ -57,6 +57,10 @@ class PhotoSource:
         self.drawn = data is None and folder is None
         if folder is not None:
             found = list(find_images([folder], skipped))
+            if not found:
+                raise DataError(
+                    "no photos there", where=folder, hint=f"ls {folder}, or another --calibrate"
+                )
             self._sources, names = [*found], [path.parent.name for path in found]
             self.where: object = folder
         elif data is not None:
@@ -80,7 +84,8 @@ class PhotoSource:
             raise DataError(
                 "the photos cannot be read, so the export cannot be checked",
                 where=self.where,
-                hint="bring them back to where they were, or give others: --calibrate FOLDER",
+                hint="bring them back, or give others: --calibrate FOLDER; "
+                f"the first: {self._skipped.items[0].reason if self._skipped else 'no photo'}",
             )
         return photos
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from concepthash.bundle import Artifact, Bundle, extend_bundle
@@ -210,7 +211,7 @@ def _open_best(bundle: Bundle, precision: str | None, device: str, threads: int 
         f"nothing here runs this bundle in {wanted}; it has "
         f"{', '.join(map(str, bundle.manifest.artifacts))}",
         where=bundle.path,
-        hint=f"chash export RUN --format onnx --precision {wanted}",
+        hint=_making(bundle, "onnx", wanted),
     )
 
 
@@ -233,8 +234,16 @@ def _artifact(bundle: Bundle, entries: Sequence[Backend], precision: str | None)
         f"the bundle has no {precision or 'artefact'}{whom}; "
         f"it has {', '.join(map(str, bundle.manifest.artifacts)) or 'nothing that can be run'}",
         where=bundle.path,
-        hint=f"chash export RUN --format {form} --precision {choices[0]}",
+        hint=_making(bundle, form, choices[0]),
     )
+
+
+def _making(bundle: Bundle, form: str, precision: Precision) -> str:
+    """The command that gives the bundle an artefact."""
+    if bundle.alone:
+        return "give the bundle it was taken from: --model NAME.chb"
+    photos = " --calibrate FOLDER" * (precision == "int8")
+    return f"chash export {quote(str(bundle.path))} --format {form} --precision {precision}{photos}"
 
 
 def _open_graph(

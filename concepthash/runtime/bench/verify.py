@@ -118,8 +118,8 @@ def limits_of(bundle: Bundle, artifact: Artifact, *, drawn: bool = False) -> Lim
     Args:
         bundle: on disk.
         artifact: of it.
-        drawn: for drawn birds, unlike all that the artefact was made for: then as many bits may
-            flip as flipped on the same birds when it was exported, and half as many again.
+        drawn: for drawn birds; else for photos, which may be new to the model. Of either as many
+            bits may flip as flipped when it was exported, and half as many again.
 
     Raises:
         BundleError: if the record cannot be understood.
@@ -134,8 +134,9 @@ def limits_of(bundle: Bundle, artifact: Artifact, *, drawn: bool = False) -> Lim
             if (entry["format"], entry["precision"]) == (artifact.format, artifact.precision):
                 limits = entry["limits"]
                 bits = limits["bits"]
-                if drawn and limits.get("margin") is None:
-                    bits = max(bits, 1.5 * (entry.get("drawn_bits_flipped") or 0.0))
+                if limits.get("margin") is None:
+                    known = "drawn_bits_flipped" if drawn else "unseen_bits_flipped"
+                    bits = max(bits, 1.5 * (entry.get(known) or 0.0))
                 return Limits(bits, limits.get("margin"), map=limits.get("map", usual.map))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(

@@ -235,7 +235,7 @@ def test_open_encoder__runs_only_what_the_manifest_lists(bundle: Bundle, tmp_pat
     alone = tiny_bundle(tmp_path)
     with pytest.raises(BackendError, match="has no artefact for openvino") as caught:
         open_encoder(alone, backend="openvino")
-    assert "chash export RUN --format openvino --precision fp32" in str(caught.value)
+    assert ".chb --format openvino --precision fp32" in str(caught.value)
 
 
 @pytest.mark.parametrize(

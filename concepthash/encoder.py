@@ -6,6 +6,7 @@ maps share out the object, ``background`` (design section 4).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -106,7 +107,7 @@ class Encoder(Protocol):
         """Give back threads and device memory; the encoder cannot be used afterwards."""
 
 
-class InThread:
+class InThread(ABC):
     """``submit`` for back ends whose call waits for its answer: one thread, in order.
 
     While it waits inside the library, which lets go of Python, the caller gathers the next batch.
@@ -115,9 +116,9 @@ class InThread:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
+    @abstractmethod
     def codes(self, pixels: Pixels) -> Codes:
         """As :meth:`Encoder.codes`."""
-        raise NotImplementedError
 
     def submit(self, pixels: Pixels) -> Pending:
         """As :meth:`Encoder.submit`."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+import numpy.typing as npt
+
+from concepthash.codes import CodeLayout, Codes, unpack
 from concepthash.errors import UsageError
 from concepthash.formats import Precision
 
@@ -57,3 +61,36 @@ LIMITS: dict[Precision, Limits] = {
     "int8": Limits(bits=1e-2),
 }
 """The strict ones, which are the defaults."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flips:
+    """The bits in which codes differ from those of a reference.
+
+    Args:
+        share: of all bits.
+        per_concept: the same, of each concept's bits.
+        margins: \\|logit\\| of each such bit in the reference.
+    """
+
+    share: float
+    per_concept: tuple[float, ...]
+    margins: npt.NDArray[np.float32]
+
+    @classmethod
+    def between(
+        cls,
+        codes: Codes,
+        reference: Codes,
+        logits: npt.NDArray[np.float32],
+        layout: CodeLayout,
+    ) -> Flips:
+        """Compare ``(n, K/8)`` codes with the reference's, whose logits are ``(n, K)``."""
+        flipped = unpack(codes) != unpack(reference)
+        shares = (flipped[:, layout.concept_slice(m)].mean() for m in range(layout.concepts))
+        return cls(float(flipped.mean()), tuple(map(float, shares)), np.abs(logits)[flipped])
+
+    @property
+    def largest_margin(self) -> float:
+        """The largest of the margins; 0 without flips."""
+        return float(self.margins.max(initial=0.0))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tiny_bundle import MAPS, tiny_weights
 
-LISTING = Path("/work/shared/reference/tensorrt_api.json")
+LISTING = Path(__file__).parents[2] / "shared" / "reference" / "tensorrt_api.json"
 VERSIONS = {"10.16": "10.16.1.11", "11.4": "11.4.0.7"}
 BITS, CONCEPTS, CROP = 16, 2, 32
 

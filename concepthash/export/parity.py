@@ -15,7 +15,7 @@ from concepthash.encoder import Encoded, Encoder
 from concepthash.errors import GateError
 from concepthash.evaluation import evaluate
 from concepthash.images import Pixels
-from concepthash.limits import ZERO_MARGIN, Limits
+from concepthash.limits import ZERO_MARGIN, Flips, Limits
 from concepthash.rankings import Labels
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Reference:
         labels: ``(n,)``, for the mAP, each photo searching the others.
         logits: ``(n, K)``.
         layout: of the codes.
-        encoded: all outputs for the first photos, to compare maps; None to leave them out.
+        encoded: all outputs for the first photos, to compare maps.
         unseen, unseen_logits: the same of test photos; empty if there are none.
         drawn, drawn_logits: the same of drawn birds.
     """
@@ -138,7 +138,7 @@ class Reference:
     labels: Labels
     logits: npt.NDArray[np.float32]
     layout: CodeLayout
-    encoded: Encoded | None
+    encoded: Encoded
     unseen: Pixels
     unseen_logits: npt.NDArray[np.float32]
     drawn: Pixels
@@ -224,16 +224,14 @@ def compare(
         labels: ``(n,)``, for the mAP, each photo searching the others.
     """
     reference = pack(reference_logits)
-    flipped = unpack(codes) != unpack(reference)
-    margins = np.abs(reference_logits)[flipped]
-    shares = [float(flipped[:, layout.concept_slice(m)].mean()) for m in range(layout.concepts)]
-    counts, _ = np.histogram(margins, bins=[*_EDGES, np.inf])
+    flips = Flips.between(codes, reference, reference_logits, layout)
+    counts, _ = np.histogram(flips.margins, bins=[*_EDGES, np.inf])
     names = [f"<={edge:g}" for edge in _EDGES[1:]] + [f">{_EDGES[-1]:g}"]
     return Parity(
         images=len(codes),
-        bits_flipped=float(flipped.mean()),
-        per_concept=tuple(shares),
-        largest_margin=float(margins.max(initial=0.0)),
+        bits_flipped=flips.share,
+        per_concept=flips.per_concept,
+        largest_margin=flips.largest_margin,
         margins=dict(zip(names, counts.tolist(), strict=True)),
         top10_overlap=_overlap(_top(reference), _top(codes)),
         map_delta=_map_delta(codes, reference, labels, layout),
@@ -270,8 +268,6 @@ def check_outputs(encoder: Encoder, reference: Reference, *, where: object) -> N
         GateError: if they differ by more than rounding in fp32, or are not finite.
     """
     expected = reference.encoded
-    if expected is None:
-        return
     found = encoder.run(reference.pixels[:BATCH])
     pairs = {
         "logits": (found.logits, expected.logits),

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from concepthash.codes import CodeLayout, Codes, unpack
+from concepthash.codes import CodeLayout, Codes
 from concepthash.decode import decode_batches
 from concepthash.errors import ConceptHashError, DataError, Skipped
 from concepthash.images import Pixels, Preprocess, Source
+from concepthash.limits import Flips
 from concepthash.metrics import average_precision
 from concepthash.rankings import rank
 from concepthash.runtime.bench.process import Board, Worker
@@ -155,15 +156,13 @@ def compare(
     codes: Codes, reference: Codes, logits: Logits, layout: CodeLayout, maps: Maps
 ) -> Agreement:
     """How ``codes`` ``(n, K / 8)`` compare with the reference's codes and logits."""
-    flipped = unpack(codes) != unpack(reference)
+    flips = Flips.between(codes, reference, logits, layout)
     score, usual = maps(codes), maps(reference)
     return Agreement(
         images=len(codes),
-        bits_flipped=float(flipped.mean()),
-        per_concept=tuple(
-            float(flipped[:, layout.concept_slice(m)].mean()) for m in range(layout.concepts)
-        ),
-        largest_margin=float(np.abs(logits)[flipped].max(initial=0.0)),
+        bits_flipped=flips.share,
+        per_concept=flips.per_concept,
+        largest_margin=flips.largest_margin,
         map=score,
         map_delta=None if score is None or usual is None else score - usual,
     )

@@ -20,10 +20,13 @@ ALLOWED = {
     "explain": {"", "runtime", "explain"},
     "export": {"", "datasets", "demo", "learn", "runtime", "export"},
     "gpu": {"", "runtime", "gpu"},
-    "cli": {"", "datasets", "demo", "learn", "runtime", "explain", "export", "gpu", "cli"},
+    "serve": {"", "runtime", "explain", "serve"},
+    "cli": {
+        *("", "datasets", "demo", "learn", "runtime", "explain", "export", "gpu", "serve", "cli"),
+    },
 }
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "onnx", "onnxscript", "accelerate"}
-LIGHT = ("", "datasets", "demo", "runtime", "explain")
+LIGHT = ("", "datasets", "demo", "runtime", "explain", "serve")
 
 
 def room(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +14,17 @@ from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import BackendError, Skipped
 from concepthash.names import numbered
+from concepthash.runtime.answers import SCHEMA, Query, name_hits
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
-from concepthash.runtime.index import HammingIndex
+from concepthash.runtime.index import HammingIndex, Hits
 
 if TYPE_CHECKING:
     from concepthash.gpu import TorchSearcher
 
-SCHEMA = "chash.query/1"
 # Hits of all queries of one step.
 _HITS_HELD = 1 << 20
 _BARS = " ▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One image that was found; ``per_concept`` are plain Hamming distances."""
-
-    rank: int
-    id: int
-    path: str
-    label: str | None
-    distance: int
-    per_concept: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Query:
-    """One image that was asked for: its code in hexadecimal, and its hits, nearest first.
-
-    ``concept_names`` name the distances of ``per_concept``, on a line of jsonl too.
-    """
-
-    path: str
-    code: str
-    hits: tuple[Hit, ...]
-    concept_names: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -125,11 +96,11 @@ class Answers:
         for query in self.queries:
             for hit in query.hits:
                 numbers = [hit.rank, hit.id, hit.distance, *hit.per_concept]
-                cells = [query.path, *map(str, numbers), hit.label or "", hit.path]
+                cells = [str(query.path), *map(str, numbers), hit.label or "", hit.path]
                 yield "\t".join(printable(cell) for cell in cells)
 
     def _table(self, query: Query, *, unicode: bool) -> Iterator[str]:
-        yield f"{printable(query.path)}  {query.code}"
+        yield f"{printable(query.path or '')}  {query.code}"
         if not query.hits:
             yield "  no hit"
             return
@@ -197,12 +168,11 @@ def answer(
         progress(done)
     found = np.concatenate(codes)
     names = hasher.bundle.manifest.concept_names
-    queries = [
-        Query(str(source), to_hex(code), tuple(_hits(gallery, *hits)), names)
-        for source, code, hits in zip(
-            read, found, _search(index, found, asked, hasher.threads, searcher), strict=True
-        )
-    ]
+    queries = []
+    for start, hits in _search(index, found, asked, hasher.threads, searcher):
+        named = name_hits(gallery, hits.ids, hits.distances, hits.per_concept)
+        for row, own in enumerate(named, start):
+            queries.append(Query(str(read[row]), to_hex(found[row]), own, names))
     return Answers(
         queries=tuple(queries),
         skipped=skipped,
@@ -237,8 +207,8 @@ def _search(
     asked: Asked,
     threads: int,
     searcher: TorchSearcher | None,
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Ids, distances and distances of each concept of every query's hits, in bounded steps."""
+) -> Iterator[tuple[int, Hits]]:
+    """The hits of every query, in bounded steps: the first query of a step, and its hits."""
     k = len(index) if asked.top is None else min(asked.top, len(index))
     step = max(1, _HITS_HELD // max(k, 1))
     for first in range(0, len(codes), step):
@@ -257,15 +227,4 @@ def _search(
             hits = searcher.search(some, k, **by)
         else:
             hits = index.search(some, k, threads=threads, **by)
-        yield from zip(hits.ids, hits.distances, hits.per_concept, strict=True)
-
-
-def _hits(gallery: Gallery, ids: Any, distances: Any, parts: Any) -> Iterator[Hit]:
-    for rank, (number, distance) in enumerate(
-        zip(ids.tolist(), distances.tolist(), strict=True), 1
-    ):
-        if number < 0:
-            return
-        entry = gallery.entry(number)
-        per_concept = tuple(parts[rank - 1].tolist())
-        yield Hit(rank, number, str(entry.path), entry.label, distance, per_concept)
+        yield first, hits

@@ -86,7 +86,10 @@ def gallery_prototypes(
         GalleryError: if the gallery cannot be read.
     """
     ids, codes = gallery.codes()
-    labels = {entry.id: entry.label for entry in gallery.entries()}
+    known = gallery.labels()
+    names = (*known.names, None)  # the last is that of number -1
+    numbers = zip(known.ids.tolist(), known.numbers.tolist(), strict=True)
+    labels = {id: names[number] for id, number in numbers}
     return find_prototypes(
         codes,
         gallery.layout,

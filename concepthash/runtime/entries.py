@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from concepthash.decode import Stage, Waits
 from concepthash.errors import Skipped
 
@@ -30,6 +33,21 @@ class Entry:
     mtime_ns: int = 0
     sha256: str = ""
     id: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of all images, read in one pass.
+
+    Args:
+        ids: ``(n,)`` int64, ascending.
+        numbers: ``(n,)`` int32, the place of each image's label in ``names``; -1 without one.
+        names: the labels there are, sorted.
+    """
+
+    ids: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int32]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)

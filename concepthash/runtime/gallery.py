@@ -66,6 +66,8 @@ class Gallery(Writer):
     ) -> None:
         super().__init__(path, database, identity, files, write=write)
         self._held = ExitStack()
+        self._watch: sqlite3.Connection | None = None
+        self._seen = 0
 
     @classmethod
     def create(
@@ -123,6 +125,7 @@ class Gallery(Writer):
             owner = bytes.fromhex(identity.gallery)
             files = CodeFiles(folder / SEGMENTS, identity.layout, owner, segment_bytes)
             gallery = cls(folder, database, identity, files, write=write)
+            stack.enter_context(gallery._held)
             if write:
                 with storage_errors(files.folder):
                     files.folder.mkdir(exist_ok=True)
@@ -148,8 +151,28 @@ class Gallery(Writer):
         if not self._write:
             self._begin()
 
+    def changed(self) -> bool:
+        """Whether anything was committed since a reader opened or was refreshed; cheap to ask.
+
+        A gallery that was put in the place of this one is not seen.
+
+        Raises:
+            GalleryError: if the database cannot be read any more.
+        """
+        return not self._write and self._version() != self._seen
+
+    def _version(self) -> int:
+        """A number that another one's commit changes, as a connection without a moment sees it."""
+        with storage_errors(self._file):
+            if self._watch is None:
+                watch = schema.connect(self._file, write=False)
+                self._watch = self._held.enter_context(closing(watch))
+            (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
     def _begin(self) -> None:
         """Begin a reader's moment, with the files that belong to it."""
+        self._seen = self._version()  # asked before: a commit in between is seen twice, not missed
         for _ in range(_TRIES):  # a writer may delete a segment between the two
             with storage_errors(self._file):
                 if self._database.in_transaction:

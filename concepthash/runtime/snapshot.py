@@ -14,7 +14,7 @@ from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import GalleryError, MismatchError
 from concepthash.runtime import records
 from concepthash.runtime.codefiles import CodeFiles
-from concepthash.runtime.entries import Anchor, Damage, Entry, Stats
+from concepthash.runtime.entries import Anchor, Damage, Entry, Labels, Stats
 from concepthash.runtime.place import DATABASE, TABLES
 from concepthash.runtime.records import Extent
 from concepthash.runtime.schema import Identity
@@ -22,6 +22,9 @@ from concepthash.runtime.storage import damaged, storage_errors
 
 if TYPE_CHECKING:
     from concepthash.runtime.index import HammingIndex
+
+
+_TOGETHER = 500  # ids in one statement: SQLite may have been built to take 999 at most
 
 
 class Snapshot:
@@ -89,6 +92,41 @@ class Snapshot:
         for entry in self._entries("WHERE id = ?", id):
             return entry
         raise GalleryError(f"no image has the id {id}", where=self.path)
+
+    def entries_of(self, ids: npt.ArrayLike) -> dict[int, Entry]:
+        """The images with these ids, each once, looked up together.
+
+        Raises:
+            GalleryError: if one of them is not there.
+        """
+        wanted = np.unique(np.asarray(ids, np.int64)).tolist()
+        found: dict[int, Entry] = {}
+        for first in range(0, len(wanted), _TOGETHER):
+            some = wanted[first : first + _TOGETHER]
+            marks = ",".join("?" * len(some))
+            found.update((e.id, e) for e in self._entries(f"WHERE id IN ({marks})", *some))
+        if len(found) < len(wanted):
+            missing = next(id for id in wanted if id not in found)
+            raise GalleryError(f"no image has the id {missing}", where=self.path)
+        return found
+
+    def labels(self) -> Labels:
+        """The label of every image; a million take about half a second.
+
+        Raises:
+            GalleryError: if one is damaged.
+        """
+        pairs = list(self._rows("SELECT id, label FROM images ORDER BY id"))
+        given = {label for _, label in pairs}
+        given.discard(None)
+        if not all(isinstance(label, str) for label in given):
+            raise damaged("a label is damaged", self._file)
+        names = tuple(sorted(given))
+        places: dict[str | None, int] = {name: place for place, name in enumerate(names)}
+        places[None] = -1
+        ids = np.fromiter((id for id, _ in pairs), np.int64, len(pairs))
+        numbers = np.fromiter((places[label] for _, label in pairs), np.int32, len(pairs))
+        return Labels(ids, numbers, names)
 
     def find(self, path: str | Path) -> Entry | None:
         """The image indexed from a path; None if there is none."""

@@ -1,0 +1,86 @@
+"""What a gallery tells of many images at once, and that it has changed."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concepthash.codes import CodeLayout
+from concepthash.errors import GalleryError
+from concepthash.runtime.answers import Hit, Query, name_hits
+from concepthash.runtime.entries import Entry
+from concepthash.runtime.gallery import Gallery
+
+LAYOUT = CodeLayout(16, 2)
+
+
+def filled(folder: Path, labels: list[str | None]) -> Gallery:
+    """A gallery, open to write, of one image a label."""
+    gallery = Gallery.create(folder / "a.chg", layout=LAYOUT, fingerprint="f" * 64, model="m")
+    add(gallery, labels)
+    return gallery
+
+
+def add(gallery: Gallery, labels: list[str | None]) -> None:
+    first = len(gallery)
+    entries = [
+        Entry(gallery.path.parent / f"{first + n}.png", label, 1, 1, f"{first + n:064x}")
+        for n, label in enumerate(labels)
+    ]
+    codes = np.random.default_rng(first).integers(0, 256, (len(labels), LAYOUT.nbytes), np.uint8)
+    gallery.add(entries, codes)
+
+
+def test_entries_of__equals_entry_for_every_id(tmp_path: Path) -> None:
+    with filled(tmp_path, ["a", None] * 600) as gallery:
+        ids = np.random.default_rng(0).permutation(np.arange(1, 1201))
+        found = gallery.entries_of(np.concatenate([ids, ids]))
+        assert sorted(found) == list(range(1, 1201))
+        assert all(found[id] == gallery.entry(id) for id in ids[:20].tolist())
+        assert gallery.entries_of([]) == {}
+
+
+def test_entries_of__names_the_first_id_that_is_not_there(tmp_path: Path) -> None:
+    with filled(tmp_path, ["a"] * 3) as gallery, pytest.raises(GalleryError, match="the id 7"):
+        gallery.entries_of([1, 9, 7])
+
+
+def test_labels__are_those_of_the_entries(tmp_path: Path) -> None:
+    given = ["wren", None, "", "crow", "wren", None]
+    with filled(tmp_path, given) as gallery:
+        gallery.remove([4])
+        labels = gallery.labels()
+        assert labels.names == ("", "wren")
+        assert labels.ids.tolist() == [1, 2, 3, 5, 6]
+        named = [None if n < 0 else labels.names[n] for n in labels.numbers.tolist()]
+        assert named == [entry.label for entry in gallery.entries()]
+
+
+def test_name_hits__leaves_out_what_is_no_hit(tmp_path: Path) -> None:
+    with filled(tmp_path, ["a", None]) as gallery:
+        ids = np.array([[2, 1], [1, -1]])
+        distances = np.array([[0, 3], [5, -1]], np.int32)
+        parts = np.array([[[0, 0], [1, 2]], [[5, 0], [-1, -1]]], np.int32)
+        found = name_hits(gallery, ids, distances, parts)
+        path = [str(gallery.entry(id).path) for id in (1, 2)]
+        assert found == [
+            (Hit(1, 2, path[1], None, 0, (0, 0)), Hit(2, 1, path[0], "a", 3, (1, 2))),
+            (Hit(1, 1, path[0], "a", 5, (5, 0)),),
+        ]
+        assert Query(None, "ffff", found[1], ("x", "y")).to_json()["hits"][0]["label"] == "a"
+
+
+def test_changed__after_a_commit_of_another_until_refreshed(tmp_path: Path) -> None:
+    with filled(tmp_path, ["a"]) as writer, closing(Gallery.open(writer.path)) as reader:
+        assert not reader.changed()
+        add(writer, ["b"])
+        assert reader.changed()
+        assert reader.changed()
+        assert len(reader) == 1
+        reader.refresh()
+        assert not reader.changed()
+        assert len(reader) == 2
+        writer.remove([1])
+        assert reader.changed()
+        assert not writer.changed()

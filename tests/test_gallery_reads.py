@@ -84,3 +84,28 @@ def test_changed__after_a_commit_of_another_until_refreshed(tmp_path: Path) -> N
         writer.remove([1])
         assert reader.changed()
         assert not writer.changed()
+
+
+def test_names_of__are_path_and_label_of_the_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(tmp_path, ["a", None]) as gallery:
+        outside = Entry(Path(tmp_path.anchor) / "elsewhere" / "\udcff.png", "b", 1, 1, "f" * 64)
+        gallery.add([outside], np.zeros((1, LAYOUT.nbytes), np.uint8))
+        for folder in (tmp_path, tmp_path.parent, Path(tmp_path.anchor)):
+            monkeypatch.chdir(folder)
+            expected = {e.id: (str(e.path), e.label) for e in gallery.entries()}
+            assert gallery.names_of([3, 1, 2, 2]) == expected
+        with pytest.raises(GalleryError, match="the id 4"):
+            gallery.names_of([4])
+
+
+@pytest.mark.parametrize("column", ["path = 7", "label = x'00'"])
+def test_names_of__refuses_a_damaged_record(tmp_path: Path, column: str) -> None:
+    with filled(tmp_path, ["a"]) as gallery:
+        with gallery.transaction() as database:
+            database.execute(f"UPDATE images SET {column}")
+        with pytest.raises(GalleryError, match="damaged"):
+            gallery.names_of([1])
+        with pytest.raises(GalleryError, match="damaged"):
+            gallery.entries_of([1])

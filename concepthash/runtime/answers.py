@@ -61,7 +61,7 @@ def name_hits(
     Raises:
         GalleryError: if the gallery does not hold an id, or cannot be read.
     """
-    entries = gallery.entries_of(np.unique(ids[ids >= 0]))
+    names = gallery.names_of(ids[ids >= 0])
     found = []
     for row, distance, parts in zip(
         ids.tolist(), distances.tolist(), per_concept.tolist(), strict=True
@@ -69,7 +69,6 @@ def name_hits(
         hits = []
         for rank, (id, near, shares) in enumerate(zip(row, distance, parts, strict=True), 1):
             if id >= 0:
-                entry = entries[id]
-                hits.append(Hit(rank, id, str(entry.path), entry.label, near, tuple(shares)))
+                hits.append(Hit(rank, id, *names[id], near, tuple(shares)))
         found.append(tuple(hits))
     return found

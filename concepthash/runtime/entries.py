@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,19 @@ class Anchor:
 
     def path(self, key: str | bytes, here: Path) -> Path:
         """A stored path as it opens from the folder ``here``: relative below it."""
-        full = self.folder / os.fsdecode(key)
-        return Path(full.as_posix().removeprefix(_prefix(here)))
+        return Path(self.names(here)(key))
+
+    def names(self, here: Path) -> Callable[[str | bytes], str]:
+        """What gives :meth:`path` as text, without making a path of each of many."""
+        own, other = _prefix(self.folder), _prefix(here)
+
+        def name(key: str | bytes) -> str:
+            text = os.fsdecode(key)
+            # As text: a server names thousands of hits a second.
+            full = text if os.path.isabs(text) else own + text  # noqa: PTH117
+            return full.removeprefix(other)
+
+        return name
 
 
 def _prefix(folder: Path) -> str:

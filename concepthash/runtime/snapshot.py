@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 
 _TOGETHER = 500  # ids in one statement: SQLite may have been built to take 999 at most
+
+
+def _steps(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[first : first + _TOGETHER] for first in range(0, len(ids), _TOGETHER))
 
 
 class Snapshot:
@@ -101,14 +105,35 @@ class Snapshot:
         """
         wanted = np.unique(np.asarray(ids, np.int64)).tolist()
         found: dict[int, Entry] = {}
-        for first in range(0, len(wanted), _TOGETHER):
-            some = wanted[first : first + _TOGETHER]
+        for some in _steps(wanted):
             marks = ",".join("?" * len(some))
             found.update((e.id, e) for e in self._entries(f"WHERE id IN ({marks})", *some))
+        self._check_found(wanted, found)
+        return found
+
+    def names_of(self, ids: npt.ArrayLike) -> dict[int, tuple[str, str | None]]:
+        """The path and the label of the images with these ids: all of an entry that hits show.
+
+        Raises:
+            GalleryError: as :meth:`entries_of`.
+        """
+        wanted = np.unique(np.asarray(ids, np.int64)).tolist()
+        name = self._anchor.names(Path.cwd())
+        found: dict[int, tuple[str, str | None]] = {}
+        for some in _steps(wanted):
+            marks = ",".join("?" * len(some))
+            query = f"SELECT id, path, label FROM images WHERE id IN ({marks})"
+            for id, path, label in self._rows(query, *some):
+                if not isinstance(path, str | bytes) or not isinstance(label, str | None):
+                    raise damaged(f"the record of image {id} is damaged", self._file)
+                found[id] = name(path), label
+        self._check_found(wanted, found)
+        return found
+
+    def _check_found(self, wanted: list[int], found: Mapping[int, object]) -> None:
         if len(found) < len(wanted):
             missing = next(id for id in wanted if id not in found)
             raise GalleryError(f"no image has the id {missing}", where=self.path)
-        return found
 
     def labels(self) -> Labels:
         """The label of every image; a million take about half a second.

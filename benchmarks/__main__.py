@@ -13,7 +13,7 @@ from benchmarks.report import SHARED
 ANYWHERE = (
     "decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery", "gpu_search",
 )  # fmt: skip
-ON_PHOTOS = ("cub20", "export", "index", "discovery", "baselines", "concepts", "faithfulness")
+ON_PHOTOS = ("cub20", "atlas", "export", "index", "discovery", "baselines", "concepts", "faithfulness")
 
 for name in (*ANYWHERE, *(ON_PHOTOS if SHARED.exists() else ())):
     print(f"== {name}", flush=True)

@@ -26,10 +26,10 @@ IMAGES = """
 """
 
 
-def make(folder: Path, count: int) -> Path:
+def make(folder: Path, count: int, *, fingerprint: str = "0" * 64) -> Path:
     path = folder / f"{count}.chg"
     layout = CodeLayout(64, 4)
-    with Gallery.create(path, layout=layout, fingerprint="0" * 64, model="none") as gallery:
+    with Gallery.create(path, layout=layout, fingerprint=fingerprint, model="none") as gallery:
         for first in range(1, count + 1, COMMIT):
             rows = min(COMMIT, count + 1 - first)
             batches = gallery._files.append(

@@ -266,7 +266,7 @@ def find_images(sources: Iterable[str | Path], skipped: Skipped | None = None) -
         elif source.exists():
             raise UsageError("not a regular file", where=source)
         else:
-            raise UsageError("no such file or folder", where=source)
+            raise UsageError("no such file or folder", where=source, hint=f"ls {source.parent}")
 
 
 def _walk(folder: Path, seen: set[Path], skipped: Skipped) -> Iterator[Path]:

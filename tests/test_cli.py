@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -126,17 +127,49 @@ def test_error__has_a_traceback_only_when_asked(
 
 
 def test_error__unexpected_is_one_line_and_exits_1(
-    chash: Chash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fails(path: object) -> None:
+        raise RuntimeError("of no kind we know")
+
+    monkeypatch.setattr("concepthash.cli.inspect.kind_of", fails)
+    result = chash("inspect", "run")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "error: RuntimeError: of no kind we know (CHASH_DEBUG=1 shows the traceback)\n"
+    )
+    monkeypatch.setenv("CHASH_DEBUG", "1")
+    assert "Traceback" in chash("inspect", "run").err
+
+
+def test_error__of_a_folder_that_is_missing_names_it(chash: Chash, tmp_path: Path) -> None:
     tiny_bundle(tmp_path)
     data = photos(tmp_path / "data", each=3)
-    arguments = ("eval", "tiny-0.chb", "--data", data, "--csv", tmp_path / "no" / "folder.csv")
-    result = chash(*arguments)
+    result = chash("eval", "tiny-0.chb", "--data", data, "--csv", "no folder/x.csv")
     assert (result.code, result.out) == (1, "")
-    assert result.err.splitlines()[-1].startswith("error: FileNotFoundError: ")
-    assert result.err.endswith("(CHASH_DEBUG=1 shows the traceback)\n")
-    monkeypatch.setenv("CHASH_DEBUG", "1")
-    assert "Traceback" in chash(*arguments).err
+    assert result.err.splitlines()[-3:] == [
+        "error: no such file or directory",
+        "where: no folder",
+        "try: mkdir -p 'no folder'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "lines"),
+    [
+        (errno.EACCES, ["error: permission denied", "where: a b/x.csv", "try: ls -la 'a b'"]),
+        (errno.ENOSPC, ["error: no space left on device", "where: a b/x.csv", "try: df -h 'a b'"]),
+    ],
+)
+def test_error__of_the_system_names_the_next_command(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch, number: int, lines: list[str]
+) -> None:
+    def fails(path: object) -> None:
+        raise OSError(number, os.strerror(number), "a b/x.csv")
+
+    monkeypatch.setattr("concepthash.cli.inspect.kind_of", fails)
+    result = chash("inspect", "run")
+    assert (result.code, result.out, result.err.splitlines()) == (1, "", lines)
 
 
 def test_error__carries_the_code_of_its_class(
@@ -211,6 +244,20 @@ def test_extra__that_is_missing_exits_6_with_the_command(
     result = chash("train", photos(tmp_path / "data"))
     assert (result.code, result.out) == (6, "")
     assert "try: pip install 'concepthash[train]'" in result.err
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx"])
+def test_extra__that_export_lacks_exits_6_with_the_command(
+    chash: Chash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in ("concepthash.export.run", "concepthash.export.graph"):  # these import it
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.json").write_text("{}")
+    result = chash("export", "runs/a")
+    assert (result.code, result.out) == (6, "")
+    assert "try: pip install 'concepthash[export]'" in result.err
 
 
 def test_export__format_whose_library_is_missing_exits_6_with_the_command(

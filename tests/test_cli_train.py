@@ -106,7 +106,11 @@ def test_demo__is_the_whole_road_and_can_begin_afresh(
     small = {**demo.DEMO_CONFIG["model"], "backbone_args": {**TINY_VIT, "patch_size": 12}}
     monkeypatch.setitem(demo.DEMO_CONFIG, "model", small)
     arguments = ("demo", "--out", "d", "--species", 2, "--images", 6, "--epochs", 1, "--json")
-    value = chash(*arguments).json("chash.demo/1")
+    result = chash(*arguments)
+    assert result.err.splitlines()[-1] == (
+        "next: chash serve d/birds.chg --open (chash demo --open does so by itself)"
+    )
+    value = result.json("chash.demo/1")
     assert value["export"]["parity"]["bits_flipped"] == 0
     assert value["index"]["added"] == 12
     assert len(value["query"]["queries"]) == demo.QUERIES

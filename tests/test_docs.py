@@ -1,12 +1,16 @@
-"""What the documentation says is so: its commands, links, figures, and the tables made of code."""
+"""What the documentation says is so: its commands, links, figures, and what is made of code."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -217,3 +221,80 @@ def test_table__is_the_one_of_the_code(made: object) -> None:
     assert found, f"{name_of(EXPORT)} has no place for {name}"
     wanted = made()
     assert found[1] == wanted, f"put this into {name_of(EXPORT)}:\n{wanted}"
+
+
+def renewed(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page that a module in docs/ writes."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    page = import_module(name).page()
+    assert isinstance(page, str)
+    return page
+
+
+def test_cli_reference__is_what_the_verbs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = renewed("cli_reference", monkeypatch)
+    assert wanted == (ROOT / "docs/cli.md").read_text("utf-8"), "run: python docs/renew.py"
+
+
+def test_benchmark_page__is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = renewed("benchmark_page", monkeypatch)
+    assert wanted == (ROOT / "docs/benchmarks.md").read_text("utf-8"), "run: python docs/renew.py"
+
+
+def test_benchmark_page__has_every_file_and_its_command() -> None:
+    text = (ROOT / "docs/benchmarks.md").read_text("utf-8")
+    for file in (ROOT / "benchmarks/results").glob("*.json"):
+        assert f"`benchmarks/results/{file.name}`" in text
+        assert f"    {json.loads(file.read_text('utf-8'))['command']}\n" in text
+
+
+def test_nav__lists_every_page() -> None:
+    yaml = pytest.importorskip("yaml")
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    listed = [page for group in config["nav"] for pages in group.values() for page in pages]
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+class Fetched(HTMLParser):
+    """What a browser fetches by itself when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "link" and values.get("rel") in ("canonical", "next", "prev"):
+            return
+        names = ("src", "srcset", "poster", "data", *(["href"] if tag == "link" else []))
+        self.found += [value for name in names if (value := values.get(name))]
+
+
+def test_fetched__knows_what_a_page_loads() -> None:
+    page = Fetched()
+    page.feed('<a href="https://a.org"></a><script src="https://b.org/x.js"></script>')
+    page.feed('<link rel=stylesheet href="//c.org/x.css"><link rel=next href="https://d.org">')
+    assert page.found == ["https://b.org/x.js", "//c.org/x.css"]
+
+
+def test_site__builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout + result.stderr == ""
+    assert not list(tmp_path.rglob("*.py"))
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 30
+    for file in pages:
+        page = Fetched()
+        page.feed(file.read_text("utf-8"))
+        assert page.found
+        assert not [url for url in page.found if re.match(r"(?:\w+:)?//", url)], file
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text("utf-8"))

@@ -316,7 +316,7 @@ def test_explain__skips_broken_photos_with_exit_3(painter: Chash) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "give part annotations"),
+        ([], 2, "give a photo, or part annotations"),
         (["--parts", "set", "--split", "val"], 2, "unknown split 'val'"),
         (["--parts", "set", "--sample", "0"], 2, "too few"),
         (["--parts", "set", "--threads", "0"], 2, "0 threads"),

@@ -16,13 +16,16 @@ VERBS = {
     "bench": "Measure a bundle here: speed, memory, size, exactness.",
     "index": "Bring a gallery up to date with folders of photos.",
     "query": "Find the images that look like these, and say in what.",
-    "explain": "Measure what concepts stand for, on annotated parts.",
+    "serve": "Answer queries over HTTP, and show a page.",
+    "explain": "Show why a photo has its code; measure what concepts are.",
     "concepts": "Show the concepts of a bundle, and name them.",
+    "atlas": "Show what each concept sorts a gallery into, as one page.",
     "dedupe": "List groups of images that look alike; deletes nothing.",
     "knn-graph": "Write the nearest others of every image.",
     "inspect": "Say what a run, bundle, gallery, index file or code file is.",
     "doctor": "Say what works here and what to install next.",
     "demo": "The main job end to end, on drawn birds.",
+    "completion": "Print what lets bash, zsh or fish complete chash.",
 }
 PARTS = {
     "index": {

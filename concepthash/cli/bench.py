@@ -12,6 +12,7 @@ from concepthash.cli.locate import newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
 from concepthash.errors import BackendError, GateError, UsageError
+from concepthash.formats import PRECISIONS
 
 if TYPE_CHECKING:
     from concepthash.bundle import Bundle
@@ -42,10 +43,13 @@ def command(
     level: options.Level = None,
     test_share: options.TestShare = None,
     backend: Annotated[
-        str | None, setting("--backend", text="Only these, as onnxruntime,openvino.")
+        str | None,
+        setting(
+            "--backend", text="Only these, as onnxruntime,openvino.", values=options.BACKEND_NAMES
+        ),
     ] = None,
     precision: Annotated[
-        str | None, setting("--precision", text="Only these, as fp32,int8.")
+        str | None, setting("--precision", text="Only these, as fp32,int8.", values=PRECISIONS)
     ] = None,
     batch: Annotated[
         str, setting("--batch", text="Images a run, as 1,8.", env="CHASH_BENCH_BATCH")
@@ -73,7 +77,7 @@ def command(
     batches = _batches(batch)
     _check(repeats, threads, out, plot, verify)
     if bundle is None:
-        bundle = newest_bundle()
+        bundle = newest_bundle("chash bench NAME.chb")
         output.choice("bundle", bundle, "the newest here")
     changes = {
         "root": data,

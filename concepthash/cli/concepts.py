@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.locate import check_bundle, newest_bundle
+from concepthash.cli.locate import check_model, newest_bundle
 from concepthash.cli.options import setting, switch
 from concepthash.cli.output import Output, printable
 from concepthash.cli.query import bundle_of
@@ -32,7 +32,9 @@ _BITS_SHOWN = 32
 def command(
     bundle: Annotated[
         Path | None,
-        typer.Argument(help="A bundle; by default the newest here.", metavar="BUNDLE"),
+        typer.Argument(
+            help="A bundle, or an ONNX file of one; by default the newest here.", metavar="BUNDLE"
+        ),
     ] = None,
     gallery: Annotated[
         Path | None,
@@ -54,7 +56,7 @@ def command(
         from concepthash.explain.prototypes import gallery_prototypes
 
         with open_gallery(gallery) as opened:
-            named = None if bundle is None else check_bundle(bundle)
+            named = None if bundle is None else check_model(bundle)
             shown = bundle_of(opened, output, named=named)
             values = gallery_prototypes(opened, top=top, examples=examples)
     manifest = shown.manifest
@@ -75,9 +77,9 @@ def _named(path: Path | None, output: Output) -> Bundle:
     from concepthash.bundle import Bundle
 
     if path is None:
-        path = newest_bundle()
+        path = newest_bundle("chash concepts NAME.chb")
         output.choice("model", path, "the newest bundle here")
-    return Bundle.open(check_bundle(path))
+    return Bundle.open(check_model(path))
 
 
 def _facts(manifest: Manifest, values: Sequence[ConceptValues] | None) -> Iterator[dict[str, Any]]:

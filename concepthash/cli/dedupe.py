@@ -39,7 +39,10 @@ def command(
         ),
     ] = 0,
     format: Annotated[
-        str, setting("--format", text="table, json or paths.", env="CHASH_DEDUPE_FORMAT")
+        str,
+        setting(
+            "--format", text="table, json or paths.", env="CHASH_DEDUPE_FORMAT", values=FORMATS
+        ),
     ] = "table",
     null: Annotated[
         bool, switch("-0", "--null", text="In --format paths, end each path with NUL.")

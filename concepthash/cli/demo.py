@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from concepthash.learn.train import TrainResult
     from concepthash.runtime.entries import IndexReport
 
-EXAMPLES = ("chash demo", "chash demo --out birds --species 6 --epochs 5")
+EXAMPLES = (
+    "chash demo",
+    "chash demo --open                   and then look at it in the browser",
+    "chash demo --out birds --species 6 --epochs 5",
+)
 
 SCHEMA = "chash.demo/1"
 QUERIES = 3
@@ -63,6 +68,9 @@ def command(
     epochs: Annotated[
         int | None, setting("--epochs", text="Passes over them.", env="CHASH_DEMO_EPOCHS")
     ] = None,
+    open_page: Annotated[
+        bool, switch("--open", text="Then show the gallery in the browser, until Ctrl-C.")
+    ] = False,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -83,6 +91,14 @@ def command(
         report, answers = _search(out, data, threads, output)
     output.note(f"took {time.monotonic() - started:.0f} s")
     _tell(out, trained, exported, report, answers, output)
+    if open_page:
+        from concepthash.cli.demo_open import show
+
+        sys.stdout.flush()  # whoever reads the result need not wait for the end of the page
+        show(out / "birds.chg", threads=threads, output=output)
+    else:
+        gallery = display(out / "birds.chg")
+        output.hint(f"chash serve {gallery} --open (chash demo --open does so by itself)")
 
 
 def _check(out: Path, species: int, images: int, epochs: int | None, threads: int | None) -> None:

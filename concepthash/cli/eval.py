@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "chash eval runs/cub                 a run, on the data it was trained on",
     "chash eval cub.chb --data CUB_200_2011/",
-    "chash eval database.npz queries.npz codes, whatever made them",
+    "chash eval database.npz queries.npz  codes, whatever made them",
     "chash eval runs/cub --baselines      published methods on the same backbone",
     "chash eval runs/cub --pr-curve pr.png --csv classes.csv --save-codes codes/",
 )
@@ -52,7 +52,7 @@ def command(
     level: options.Level = None,
     test_share: options.TestShare = None,
     checkpoint: Annotated[
-        str | None, setting("--checkpoint", text="Of a run: best or last.")
+        str | None, setting("--checkpoint", text="Of a run: best or last.", values=("best", "last"))
     ] = None,
     pr_curve: Annotated[
         Path | None,

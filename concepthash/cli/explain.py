@@ -1,30 +1,54 @@
-"""``chash explain``: what the concepts of a bundle stand for, measured on annotated parts."""
+"""``chash explain``: why a photo has its code, and what concepts stand for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from concepthash.cli import options
-from concepthash.cli.locate import check_bundle, newest_bundle
+from concepthash.cli.explain_parts import SPLITS, Measures, measure_parts
+from concepthash.cli.explain_photos import explain_photos
+from concepthash.cli.hashing import open_hasher
+from concepthash.cli.locate import check_model, newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
-from concepthash.cli.output import Output, skipped_json
-from concepthash.errors import Skipped, UsageError
+from concepthash.cli.output import Output
+from concepthash.cli.preview import WAYS, check_way
+from concepthash.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from concepthash.runtime.hasher import Hasher
 
 EXAMPLES = (
+    "chash explain img.jpg               its bits, and where each concept looks",
+    "chash explain img.jpg other.jpg --out why   in what they differ: PNG and HTML",
     "chash explain --parts cub20/part_locs.csv",
     "chash explain --parts CUB_200_2011 --model cub.chb --causality",
     "chash explain --parts demo/data --masks --curves --sample 20 --json",
 )
-SPLITS = ("test", "train", "all")
 
 
 def command(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="A photo, or two to compare.", metavar="[IMG [OTHER]]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        setting(
+            "--out", "-o", text="Folder for explanation.png and .html.", env="CHASH_EXPLAIN_OUT"
+        ),
+    ] = None,
+    preview: Annotated[
+        str,
+        setting(
+            "--preview",
+            text="How the terminal shows photos: auto, none, kitty, iterm, "
+            "sixel, truecolour, 256 or shades.",
+            values=WAYS,
+        ),
+    ] = "auto",
     parts: Annotated[
         Path | None,
         switch("--parts", text="Part annotations: part_locs.csv, or the folder that has it."),
@@ -34,7 +58,7 @@ def command(
         setting("--data", text="Folder the photos' paths are relative to; by default found."),
     ] = None,
     model: options.Model = None,
-    split: Annotated[str, switch("--split", text="test, train or all.")] = "test",
+    split: Annotated[str, switch("--split", text="test, train or all.", values=SPLITS)] = "test",
     masks: Annotated[
         bool, switch("--masks", text="Use part masks too: to agree with, and to cover.")
     ] = False,
@@ -50,77 +74,58 @@ def command(
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = None,
+    backend: options.Backend = None,
+    precision: options.Precision = None,
     config: options.VerbConfig = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure what the concepts of a model stand for."""
+    """Show why a photo has its code, or measure what the concepts of a model stand for."""
     output = Output(as_json=as_json)
-    if parts is None:
-        raise UsageError(
-            "nothing to explain was named: give part annotations",
-            where="--parts",
-            hint="chash explain --parts part_locs.csv",
-        )
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}", where="--split", hint=", ".join(SPLITS))
-    if sample < (2 if causality else 1):
-        raise UsageError(f"{sample} photos are too few", where="--sample", hint="--sample 100")
     check_threads(threads)
+    check_way(preview)
+    images = images or []
 
-    from concepthash.explain import concept_curves, cover_parts, read_annotations, score_parts
-
-    annotations = read_annotations(parts, data=data)
-    hasher = _hasher(model, device, threads, batch_size, output)
-    skipped = Skipped()
-    with output.only_results():
-        scores = score_parts(
-            hasher, annotations, split=split, masks=masks, skipped=skipped,
-            progress=_watch(output, "reading maps"),
+    def hasher() -> Hasher:
+        chosen = model
+        if chosen is None:
+            chosen = newest_bundle()
+            output.choice("model", chosen, "the newest bundle here")
+        return open_hasher(
+            check_model(chosen), output, device=device, threads=threads, batch_size=batch_size,
+            backend=backend, precision=precision,
         )  # fmt: skip
-        effects = cover_parts(
-            hasher, annotations, scores.leading_parts, split=split, sample=sample, masks=masks,
-            skipped=skipped, progress=_watch(output, "covering parts"),
-        ) if causality else None  # fmt: skip
-        curve = concept_curves(
-            hasher, annotations, split=split, sample=sample, skipped=skipped,
-            progress=_watch(output, "covering cells"),
-        ) if curves else None  # fmt: skip
-    output.result(
-        "\n\n".join(str(found) for found in (scores, effects, curve) if found is not None),
-        lambda: {
-            **scores.to_json(),
-            "causality": None if effects is None else effects.to_json(),
-            "curves": None if curve is None else curve.to_json(),
-            "split": split,
-            "annotations": str(annotations.source),
-            "model": str(hasher.bundle.path),
-            "backend": hasher.backend,
-            "skipped": skipped_json(skipped),
-        },
-    )
-    output.skips(skipped, record="the --json report")
+
+    if parts is None:
+        _check_images(images, masks or causality or curves)
+        explain_photos(images, hasher, output, out=out, preview=preview)
+        return
+    if images:
+        raise UsageError(
+            "photos are explained, or concepts are measured on annotated parts: not both at once",
+            where=f"{images[0]} and --parts",
+            hint="chash explain IMG, or chash explain --parts part_locs.csv",
+        )
+    asked = Measures(parts, data, split, masks, causality, curves, sample)
+    measure_parts(asked, hasher, output)
 
 
-def _hasher(
-    model: Path | None,
-    device: str | None,
-    threads: int | None,
-    batch_size: int | None,
-    output: Output,
-) -> Hasher:
-    """The bundle that was named, or the newest here, ready to encode."""
-    from concepthash.runtime.hasher import Hasher
+def _check_images(images: list[str], measured: bool) -> None:
+    """Refuse what is neither one photo nor two.
 
-    if model is None:
-        model = newest_bundle()
-        output.choice("model", model, "the newest bundle here")
-    hasher = Hasher(
-        check_bundle(model), device=device or "auto", threads=threads, batch_size=batch_size
-    )
-    if hasher.note:
-        output.note(hasher.note)
-    return hasher
-
-
-def _watch(output: Output, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: output.progress(stage, done, total)
+    Raises:
+        UsageError: with what to give.
+    """
+    if measured or not images:
+        raise UsageError(
+            "nothing to measure on was named: give part annotations"
+            if measured
+            else "nothing to explain was named: give a photo, or part annotations",
+            where="--parts",
+            hint="chash explain IMG, or chash explain --parts part_locs.csv",
+        )
+    if len(images) > 2:
+        raise UsageError(
+            f"{len(images)} photos cannot be compared at once: one is explained, or two",
+            where=images[2],
+            hint="chash explain IMG OTHER; or index a folder, and chash query IMG --explain DIR",
+        )

@@ -35,7 +35,13 @@ def command(
         ),
     ] = None,
     format: Annotated[
-        str, setting("--format", text=f"One or more of {_FORMATS}.", env="CHASH_EXPORT_FORMAT")
+        str,
+        setting(
+            "--format",
+            text=f"One or more of {_FORMATS}.",
+            env="CHASH_EXPORT_FORMAT",
+            values=tuple(FORMATS),
+        ),
     ] = "onnx",
     precision: Annotated[
         str,
@@ -43,13 +49,19 @@ def command(
             "--precision",
             text=f"One or more of {', '.join(PRECISIONS)}; fp32 is always made too.",
             env="CHASH_EXPORT_PRECISION",
+            values=PRECISIONS,
         ),
     ] = "fp32",
     out: Annotated[
         Path | None, switch("--out", "-o", text="The bundle; by default RUN.chb beside the run.")
     ] = None,
     checkpoint: Annotated[
-        str | None, setting("--checkpoint", text="best or last; by default best if there is one.")
+        str | None,
+        setting(
+            "--checkpoint",
+            text="best or last; by default best if there is one.",
+            values=("best", "last"),
+        ),
     ] = None,
     sample: Annotated[
         int, setting("--sample", text="Training photos on which artefacts are checked.")
@@ -115,9 +127,9 @@ def command(
     if dry_run:
         _plan(source, out, formats, precisions, output, extends=extends)
         return
-    with output.only_results():
-        with needs("export"):
-            from concepthash.export.bundle import Options, export_bundle
+    with output.only_results(), needs("export"):
+        from concepthash.export.bundle import Options, export_bundle
+
         result = export_bundle(
             source,
             out,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import keyword
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
@@ -127,6 +130,9 @@ class VerbGroup(TyperGroup):
             if error.where == "stdout":
                 _mute_stdout()
             raise typer.Exit(code) from None
+        except OSError as error:
+            known = _of_files(error)
+            raise typer.Exit(_explain(known) if known else _unexpected(error)) from None
         except Exception as error:
             raise typer.Exit(_unexpected(error)) from None
         return value
@@ -156,6 +162,27 @@ def _explain(error: ConceptHashError) -> int:
     _say("\n".join(lines))
     _tell_json(error.what, error.where, error.hint, error.exit_code)
     return error.exit_code
+
+
+def _of_files(error: OSError) -> ConceptHashError | None:
+    """A file that is missing, closed to us or does not fit, in our words; None for other errors."""
+    path = None if error.filename is None else Path(os.fsdecode(error.filename))
+    folder = None if path is None else path.parent
+    if path is not None and path.suffix == ".tmp":  # a name of ours for what is being written
+        path = folder
+    place = "" if folder is None else f" {shlex.quote(str(folder))}"
+    there = folder is not None and folder.exists()
+    hints = {
+        **dict.fromkeys((errno.EACCES, errno.EPERM), f"ls -la{place}"),
+        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"df -h{place}"),
+        **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), f"ls -l{place}"),
+        errno.ENOENT: f"ls{place}" if there else f"mkdir -p{place}",
+        errno.EROFS: "write to another folder",
+    }
+    if error.errno not in hints or (path is None and error.errno != errno.ENOSPC):
+        return None
+    what = error.strerror or "the system refuses"
+    return ConceptHashError(what[0].lower() + what[1:], where=path, hint=hints[error.errno])
 
 
 def _json_named() -> bool:

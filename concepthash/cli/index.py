@@ -40,7 +40,12 @@ def command(
         switch("--out", "-o", text="The gallery; by default SOURCE.chg in this folder."),
     ] = None,
     label: Annotated[
-        str, setting("--label", text="Where labels come from: folder (its name) or none.")
+        str,
+        setting(
+            "--label",
+            text="Where labels come from: folder (its name) or none.",
+            values=("folder", "none"),
+        ),
     ] = "folder",
     rebuild: Annotated[
         bool, switch("--rebuild", text="Forget what the gallery holds and index anew.")
@@ -51,6 +56,7 @@ def command(
             "--prune",
             text="Remove images whose file is gone: gone, all (also where a folder holds no "
             "photo any more) or none.",
+            values=tuple(_PRUNE),
         ),
     ] = "gone",
     no_prune: Annotated[bool, switch("--no-prune", text="The same as --prune none.")] = False,

@@ -51,8 +51,11 @@ def next_run(data: str, bits: int) -> Path:
     return RUNS / f"{name}{max((int(t) for t in taken if t.isdecimal()), default=0) + 1}"
 
 
-def newest_bundle() -> Path:
+def newest_bundle(named_by: str = "--model NAME.chb") -> Path:
     """The bundle in this folder, ``./runs`` or a run that was written last.
+
+    Args:
+        named_by: how the verb is told of another one.
 
     Raises:
         UsageError: if there is none.
@@ -62,7 +65,7 @@ def newest_bundle() -> Path:
         raise UsageError(
             "no bundle was named, and there is none here",
             where="*.chb, runs/*.chb, runs/*/*.chb",
-            hint="--model NAME.chb, or make one: chash export RUN",
+            hint=f"{named_by}, or make one: chash export RUN",
         )
     return found.parent
 
@@ -100,8 +103,11 @@ def bundles(folders: Iterable[Path]) -> Iterator[Path]:
                     yield path
 
 
-def newest_gallery() -> Path:
+def newest_gallery(named_by: str = "--gallery NAME.chg") -> Path:
     """The gallery in this folder that was written last.
+
+    Args:
+        named_by: how the verb is told of another one.
 
     Raises:
         UsageError: if there is none.
@@ -111,7 +117,7 @@ def newest_gallery() -> Path:
         raise UsageError(
             "no gallery was named, and there is none here",
             where="*.chg",
-            hint="--gallery NAME.chg, or make one: chash index FOLDER",
+            hint=f"{named_by}, or make one: chash index FOLDER",
         )
     return found.parent
 

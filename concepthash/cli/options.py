@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,23 +10,39 @@ import typer
 
 from concepthash.cli.settings import use_verb_table
 from concepthash.errors import UsageError
+from concepthash.formats import PRECISIONS
+
+BACKEND_NAMES = (
+    "onnxruntime",
+    "onnxruntime-tensorrt",
+    "onnxruntime-openvino",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+"""Those of :data:`concepthash.runtime.backends.BACKENDS`, which is not loaded to print help."""
 
 
-def setting(*names: str, text: str, env: str | None = None) -> Any:
+def setting(*names: str, text: str, env: str | None = None, values: Sequence[str] = ()) -> Any:
     """An option that can also be set as ``CHASH_<NAME>``.
 
     Args:
         names: flags; the first gives the variable its name.
         text: its help.
         env: the variable, where the name alone would have two meanings.
+        values: what the shell offers to complete.
     """
     variable = env or "CHASH_" + names[0].lstrip("-").replace("-", "_").upper()
-    return typer.Option(*names, help=text, envvar=variable)
+    return typer.Option(*names, help=text, envvar=variable, autocompletion=_offer(values))
 
 
-def switch(*names: str, text: str) -> Any:
-    """An option of one call, without an environment twin."""
-    return typer.Option(*names, help=text)
+def switch(*names: str, text: str, values: Sequence[str] = ()) -> Any:
+    """An option of one call, without an environment twin; ``values`` as those of a setting."""
+    return typer.Option(*names, help=text, autocompletion=_offer(values))
+
+
+def _offer(values: Sequence[str]) -> Callable[[], list[str]] | None:
+    return (lambda: list(values)) if values else None
 
 
 def check_threads(threads: int | None) -> None:
@@ -82,13 +98,17 @@ Model = Annotated[
         text="Bundle, or an ONNX file of one; by default one found here or below runs/.",
     ),
 ]
-Device = Annotated[str | None, setting("--device", text="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str | None,
+    setting("--device", text="auto, cpu, cuda or cuda:N.", values=("auto", "cpu", "cuda")),
+]
 Backend = Annotated[
     str | None,
     setting(
         "--backend",
         text="auto, onnxruntime, onnxruntime-openvino, onnxruntime-tensorrt, openvino, tensorrt "
         "or tensorrt-rtx.",
+        values=("auto", *BACKEND_NAMES),
     ),
 ]
 Precision = Annotated[
@@ -97,6 +117,7 @@ Precision = Annotated[
         "--precision",
         text="fp32, fp16 or int8; by default fp32 if the bundle has it.",
         env="CHASH_MODEL_PRECISION",  # CHASH_PRECISION is that of a training
+        values=PRECISIONS,
     ),
 ]
 Threads = Annotated[int | None, setting("--threads", text="CPU threads; by default all.")]
@@ -104,14 +125,22 @@ BatchSize = Annotated[int | None, setting("--batch-size", "--batch", text="Image
 
 Layout = Annotated[
     str | None,
-    setting("--layout", text="auto, folder, csv, cub, nabirds, aircraft or cars."),
+    setting(
+        "--layout",
+        text="auto, folder, csv, cub, nabirds, aircraft or cars.",
+        values=("auto", "folder", "csv", "cub", "nabirds", "aircraft", "cars"),
+    ),
 ]
 PathColumn = Annotated[str | None, setting("--path-column", text="CSV column of the photo.")]
 LabelColumn = Annotated[str | None, setting("--label-column", text="CSV column of the class.")]
 SplitColumn = Annotated[str | None, setting("--split-column", text="CSV column of the split.")]
 Level = Annotated[
     str | None,
-    setting("--level", text="FGVC-Aircraft only: variant, family or manufacturer."),
+    setting(
+        "--level",
+        text="FGVC-Aircraft only: variant, family or manufacturer.",
+        values=("variant", "family", "manufacturer"),
+    ),
 ]
 TestShare = Annotated[
     float | None,

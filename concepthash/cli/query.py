@@ -11,6 +11,8 @@ import typer
 
 from concepthash.cli import options
 from concepthash.cli.asked import Asked
+from concepthash.cli.explain_files import check_folder
+from concepthash.cli.explain_hits import page_names, write_pages
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.locate import bundles, check_model, newest_gallery
 from concepthash.cli.options import check_threads, setting, switch
@@ -36,6 +38,7 @@ EXAMPLES = (
     "chash query img.jpg --weights 2,1,0,1",
     "chash query img.jpg --weights wing=2 a concept named by chash concepts name",
     "chash query img.jpg --radius 4 --top all",
+    "chash query img.jpg --explain why   pages with heat maps: same head, other wing?",
     "find new/ -name '*.jpg' -print0 | chash query - -0 --format paths",
 )
 FORMATS = ("table", "tsv", "jsonl", "paths", "json")
@@ -71,15 +74,29 @@ def command(
     ] = None,
     format: Annotated[
         str,
-        setting("--format", text="table, tsv, jsonl, paths or json.", env="CHASH_QUERY_FORMAT"),
+        setting(
+            "--format",
+            text="table, tsv, jsonl, paths or json.",
+            env="CHASH_QUERY_FORMAT",
+            values=FORMATS,
+        ),
     ] = "table",
     null: Annotated[
         bool,
         switch("-0", "--null", text="Paths end with NUL: on stdin, and in --format paths."),
     ] = False,
     search_on: Annotated[
-        str, setting("--search-on", text="Where codes are compared: cpu, cuda or cuda:N.")
+        str,
+        setting(
+            "--search-on",
+            text="Where codes are compared: cpu, cuda or cuda:N.",
+            values=("cpu", "cuda"),
+        ),
     ] = "cpu",
+    explain: Annotated[
+        Path | None,
+        switch("--explain", text="Folder for pages and pictures of why: hits.html, hits.png."),
+    ] = None,
     threads: options.Threads = None,
     device: options.Device = None,
     backend: options.Backend = None,
@@ -100,8 +117,12 @@ def command(
         output.choice("gallery", gallery, "the newest here")
     sources = _sources(images, "\0" if null else "\n")
 
+    if explain is not None:
+        check_folder(explain, page_names(len(sources)))
+
     from concepthash.cli.answers import answer
 
+    pages: list[Path] = []
     with open_gallery(gallery) as opened:
         bundle = bundle_of(opened, output, named=model)
         asked = asked.by(concepts, weights, bundle.manifest.concept_names)
@@ -113,6 +134,8 @@ def command(
             opened, hasher, sources, asked, search_on=search_on,
             progress=lambda done: output.progress("querying", done, len(sources)),
         )  # fmt: skip
+        if explain is not None:
+            pages = write_pages(explain, answers, opened, hasher, asked, output)
     if not answers.queries:
         first = answers.skipped.items[0]
         raise ImageError(
@@ -121,11 +144,13 @@ def command(
             hint=f"ls -l {display(first.path)}",
         )
     if as_json:
-        output.result("", answers.to_json)
+        output.result("", lambda: {**answers.to_json(), "pages": list(map(str, pages))})
     else:
         end = "\0" if null and format == "paths" else "\n"
         for line in answers.lines(format, unicode=output.encoding.lower().startswith("utf")):
             output.line(line, end=end)
+    if pages:
+        output.note(f"written: {display(pages[0])}")
     _end(answers, gallery, radius, output)
 
 

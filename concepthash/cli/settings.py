@@ -32,7 +32,9 @@ VERB_TABLES = (
     "dedupe",
     "knn-graph",
     "explain",
+    "serve",
     "concepts",
+    "atlas",
 )
 
 # Not settings: they make sense in one call only.

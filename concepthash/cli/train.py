@@ -67,7 +67,11 @@ def command(
     ] = None,
     concept_mode: Annotated[
         str | None,
-        setting("--concept-mode", text="parts (found in the photos), or paper (as published)."),
+        setting(
+            "--concept-mode",
+            text="parts (found in the photos), or paper (as published).",
+            values=("parts", "paper"),
+        ),
     ] = None,
     epochs: Annotated[int | None, setting("--epochs", text="Passes over the photos (30).")] = None,
     batch_size: options.BatchSize = None,
@@ -85,6 +89,7 @@ def command(
         setting(
             "--guidance",
             text="auto, clip, clip:ARCH:TAG, sentence:FOLDER-or-package, file:X.npy or none.",
+            values=("auto", "clip", "sentence:", "file:", "none"),
         ),
     ] = None,
     prompt: Annotated[
@@ -100,14 +105,23 @@ def command(
         float | None,
         setting("--val", text="Share of the train split that chooses the best epoch (0.1)."),
     ] = None,
-    device: Annotated[str | None, setting("--device", text="auto, cpu or cuda.")] = None,
+    device: Annotated[
+        str | None, setting("--device", text="auto, cpu or cuda.", values=("auto", "cpu", "cuda"))
+    ] = None,
     precision: Annotated[
-        str | None, setting("--precision", text="auto, fp32, bf16 or fp16.")
+        str | None,
+        setting(
+            "--precision", text="auto, fp32, bf16 or fp16.", values=("auto", "fp32", "bf16", "fp16")
+        ),
     ] = None,
     threads: options.Threads = None,
     tracker: Annotated[
         list[str] | None,
-        setting("--tracker", text="tensorboard or wandb; may be repeated."),
+        setting(
+            "--tracker",
+            text="tensorboard or wandb; may be repeated.",
+            values=("tensorboard", "wandb"),
+        ),
     ] = None,
     strict: Annotated[
         bool | None,

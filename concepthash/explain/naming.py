@@ -197,14 +197,29 @@ def windows(pixels: Pixels, maps: Maps) -> Pixels:
     it would leave it. Cells where the map is not above half its maximum have the border's colour.
     """
     side = len(pixels)
-    across = max(1, round(side * _WINDOW))
+    across = window_side(side)
     cells = cells_of_pixels(side, (maps.shape[1], maps.shape[2]))
     seen = (normalised_maps(maps) > _LOOKED_AT).reshape(len(maps), -1)[:, cells]
     shown = np.where(seen[..., None], pixels, border_colour(pixels))
-    corners = np.clip(np.rint(peaks(maps, side) - across / 2), 0, side - across).astype(int)
+    corners = window_corners(maps, side)
     return np.stack(
         [own[y : y + across, x : x + across] for own, (x, y) in zip(shown, corners, strict=True)]
     )
+
+
+def window_side(side: int) -> int:
+    """The side of the window round a peak, pixels, in a crop of ``side`` pixels."""
+    return max(1, round(side * _WINDOW))
+
+
+def window_corners(maps: Maps, side: int) -> npt.NDArray[np.intp]:
+    """The left top corners of the windows round the peaks of maps, moved into the crop.
+
+    ``(M, h, w)`` to ``(M, 2)``, x and y.
+    """
+    across = window_side(side)
+    corners: npt.NDArray[np.intp] = np.rint(peaks(maps, side) - across / 2).astype(np.intp)
+    return np.clip(corners, 0, side - across)
 
 
 @dataclass(frozen=True)

@@ -48,20 +48,21 @@ a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def page(title: str, body: str, *, script: str = "") -> str:
+def page(title: str, body: str, *, script: str = "", style: str = "") -> str:
     """One whole HTML document.
 
     Args:
         title: plain text.
         body: HTML; every text in it went through :func:`text`.
         script: JavaScript without ``</script``; the page must say the same without it.
+        style: CSS that only this page needs.
     """
     scripts = f"<script>{script}</script>\n" if script else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{text(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
         f"<body>\n{body}\n{scripts}</body>\n</html>\n"
     )
 

@@ -134,7 +134,7 @@ def find_prototypes(
             raise MismatchError(f"{len(given)} {what} for {len(codes)} codes", where=what)
     if logits is not None and logits.shape[1] != layout.bits:
         raise MismatchError(f"{logits.shape[1]} logits for {layout.bits} bits", where="logits")
-    classes = _classes(labels, len(codes))
+    numbers, names = _classes(labels, len(codes))
     found = []
     for concept in range(layout.concepts):
         values = sub_codes(codes, layout, concept)
@@ -149,13 +149,14 @@ def find_prototypes(
             images = tuple(map(path_of, typical[:examples].tolist()))
             share = len(rows) / max(len(codes), 1)
             bits = f"{value:0{layout.sub_bits}b}"
-            mixture = _mixture(rows, classes)
+            own = mixture(numbers[rows], names)
             prototypes.append(
-                Prototype(concept, value, bits, len(rows), share, mixture, _purity(mixture), images)
+                Prototype(concept, value, bits, len(rows), share, own, purity(own), images)
             )
-        entropy = _entropy(counts)
         found.append(
-            ConceptValues(concept, layout.sub_bits, len(distinct), entropy, tuple(prototypes))
+            ConceptValues(
+                concept, layout.sub_bits, len(distinct), entropy(counts), tuple(prototypes)
+            )
         )
     return tuple(found)
 
@@ -176,6 +177,29 @@ def sub_codes(codes: Codes, layout: CodeLayout, concept: int) -> Values:
         whole = np.packbits(np.pad(own, ((0, 0), (empty, 0))), axis=1)
         values[start : start + _ROWS] = whole.view(">u8")
     return values
+
+
+def entropy(counts: npt.NDArray[np.integer]) -> float:
+    """The entropy, in bits, of what was counted."""
+    shares = counts / max(counts.sum(), 1)
+    return float(np.abs(shares @ np.log2(shares)))  # not -0.0
+
+
+def mixture(numbers: npt.NDArray[np.integer], names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs, the largest count first, ties by name.
+
+    Args:
+        numbers: ``(n,)`` the place of each image's label in ``names``; -1 without one.
+        names: the labels.
+    """
+    there, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+    pairs = [(names[n], count) for n, count in zip(there.tolist(), counts.tolist(), strict=True)]
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+
+def purity(labels: Mapping[str, int]) -> float | None:
+    """The share of the largest of some counts; None if there is none."""
+    return max(labels.values()) / sum(labels.values()) if labels else None
 
 
 def _count(values: Values) -> tuple[Values, npt.NDArray[np.intp]]:
@@ -201,28 +225,9 @@ def _as_words(value: int, words: int) -> Values:
     return np.frombuffer(value.to_bytes(8 * words, "big"), ">u8").astype(np.uint64)
 
 
-def _entropy(counts: npt.NDArray[np.intp]) -> float:
-    shares = counts / max(counts.sum(), 1)
-    return float(np.abs(shares @ np.log2(shares)))  # not -0.0
-
-
 def _classes(labels: Sequence[Label] | None, count: int) -> tuple[npt.NDArray[np.intp], list[str]]:
     """The class of each image by number, -1 for none, and the names by number."""
     numbers: dict[Label, int] = {None: -1}
     given = [None] * count if labels is None else labels
     ids = [numbers.setdefault(label, len(numbers) - 1) for label in given]
     return np.array(ids, np.intp), [str(label) for label in numbers if label is not None]
-
-
-def _mixture(
-    rows: npt.NDArray[np.intp], classes: tuple[npt.NDArray[np.intp], list[str]]
-) -> dict[str, int]:
-    ids, names = classes
-    own = ids[rows]
-    counts = np.bincount(own[own >= 0], minlength=len(names)).tolist()
-    pairs = sorted(zip(names, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
-    return {name: count for name, count in pairs if count}
-
-
-def _purity(mixture: Mapping[str, int]) -> float | None:
-    return max(mixture.values()) / sum(mixture.values()) if mixture else None

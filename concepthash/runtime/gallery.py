@@ -114,8 +114,14 @@ class Gallery(Writer):
                 hint=f"move it away, then chash index PHOTOS --out {folder}",
             )
         if not file.is_file():
-            what = f"not a gallery: no {DATABASE} in it" if folder.exists() else "no such gallery"
-            raise GalleryError(what, where=folder, hint=f"chash index PHOTOS --out {folder}")
+            if folder.exists():
+                what, hint = (
+                    f"not a gallery: no {DATABASE} in it",
+                    f"chash index {folder} makes one",
+                )
+            else:
+                what, hint = "no such gallery", f"chash index PHOTOS --out {folder}"
+            raise GalleryError(what, where=folder, hint=hint)
         with ExitStack() as stack:
             if write:
                 stack.enter_context(writer_lock(folder / LOCK))

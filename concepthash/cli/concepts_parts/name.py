@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.explain import SPLITS
+from concepthash.cli.explain_parts import SPLITS
 from concepthash.cli.locate import check_bundle
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, skipped_json
@@ -75,7 +75,9 @@ def command(
     data: Annotated[
         Path | None, setting("--data", text="With --parts: folder the photos' paths start from.")
     ] = None,
-    split: Annotated[str, switch("--split", text="With --parts: test, train or all.")] = "test",
+    split: Annotated[
+        str, switch("--split", text="With --parts: test, train or all.", values=SPLITS)
+    ] = "test",
     clip: Annotated[
         str | None,
         switch("--clip", text="Propose names from CLIP: weights, a folder, a tag, or auto."),

@@ -1,0 +1,78 @@
+"""Pages and pictures in a folder of the user's: only files that we wrote are replaced."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from concepthash.cli.output import display
+from concepthash.errors import ConceptHashError, UsageError
+from concepthash.files import reason, write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_MARK = b"concepthash"
+_HEAD = 1 << 14
+"""Bytes in which a file of ours says so: its pages in the first element, its PNG in a text."""
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder that files of these names must not be written to.
+
+    Raises:
+        UsageError: if it is a file, or a file of such a name is there that we did not write.
+        ConceptHashError: if it cannot be read.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("a file, not a folder", where=folder, hint="another folder")
+    try:
+        for name in names:
+            if (folder / name).exists() and not _ours(folder / name):
+                raise UsageError(
+                    "a file that chash did not write is there, and is not replaced",
+                    where=folder / name,
+                    hint="another folder",
+                )
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def write_file(folder: Path, name: str, content: Image.Image | str) -> Path:
+    """Write a picture as PNG, or a page, whole or not at all; the folder is made if need be.
+
+    Raises:
+        ConceptHashError: if it cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else _png(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / name, data)
+    except OSError as error:
+        raise _unwritable(folder / name, error) from None
+    return folder / name
+
+
+def _ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _MARK in file.read(_HEAD)
+
+
+def _png(image: Image.Image) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
+    facts = PngInfo()
+    facts.add_text("Software", _MARK.decode())
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=facts)
+    return file.getvalue()
+
+
+def _unwritable(path: Path, error: OSError) -> ConceptHashError:
+    return ConceptHashError(
+        f"cannot write there: {reason(error)}",
+        where=path,
+        hint=f"ls -ld {display(path.parent)}, or another folder",
+    )

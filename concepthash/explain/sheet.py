@@ -1,0 +1,81 @@
+"""The contact sheet of a query: its photo above those of its first hits, a column a concept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from concepthash.explain.canvas import MUTED, NAME, TRACK, Canvas
+from concepthash.explain.figure import tile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from concepthash.explain.explanation import Explanation
+    from concepthash.explain.hits import ExplainedQuery
+
+ROWS = 10
+"""Hits on a sheet."""
+
+_TILE, _PAD, _WORDS = 128, 14, 190
+_ROW = _TILE + 34
+_TOP = 60
+
+
+def remarks(weights: tuple[int, ...]) -> list[str]:
+    """What a bit of each concept counted: nothing to say where it is 1."""
+    words = {0: "not counted", 1: ""}
+    return [words.get(weight, f"counts {weight} times") for weight in weights]
+
+
+def contact_sheet(shown: ExplainedQuery) -> Image.Image:
+    """The query above its first hits, with heat maps and a distance bar a concept."""
+    hits, query = shown.hits[:ROWS], shown.query
+    concepts = query.layout.concepts
+    width = _PAD + _WORDS + (concepts + 1) * (_TILE + _PAD)
+    canvas = Canvas(width, _TOP + (len(hits) + 1) * _ROW + 24)
+    for concept, remark in enumerate(remarks(shown.weights)):
+        x = _column(concept + 1)
+        canvas.name(x, 12, concept, query.concept_names[concept], _TILE)
+        canvas.write(x, 36, remark, colour=MUTED, width=_TILE)
+    _words(canvas, _TOP, ["query", "", query.name])
+    _photos(canvas, _TOP, query)
+    sub_bits = query.layout.sub_bits
+    for row, one in enumerate(hits, 1):
+        y = _TOP + row * _ROW
+        hit = one.hit
+        label = "no label" if hit.label is None else hit.label
+        words = [f"{hit.rank}", f"distance {hit.distance}", label, hit.path]
+        _words(canvas, y, words)
+        if one.photo is not None:
+            _photos(canvas, y, one.photo)
+        else:
+            canvas.write(_column(0), y + 8, "cannot be shown:", colour=MUTED)
+            canvas.write(_column(0), y + 28, one.problem, colour=MUTED, width=2 * _TILE)
+        for concept, distance in enumerate(hit.per_concept):
+            x, below = _column(concept + 1), y + _TILE + 5
+            counts = shown.weights[concept] > 0
+            canvas.bar(x, below + 4, _TILE - 54, distance / sub_bits, faint=not counts)
+            canvas.write(x + _TILE - 48, below - 1, f"{distance} of {sub_bits}")
+    rest = shown.found - len(hits)
+    more = f"and {rest:,} more hits; " if rest else ""
+    canvas.write(
+        _PAD, canvas.image.height - 22, f"{more}bars: bits that differ from the query",
+        colour=MUTED,
+    )  # fmt: skip
+    return canvas.image
+
+
+def _column(place: int) -> int:
+    return _PAD + _WORDS + place * (_TILE + _PAD)
+
+
+def _words(canvas: Canvas, y: int, lines: list[str]) -> None:
+    canvas.rule(0, y - 6, canvas.image.width, TRACK)
+    canvas.write(_PAD, y, lines[0], NAME)
+    for line, words in enumerate(lines[1:]):
+        canvas.write(_PAD, y + 24 + 20 * line, words, width=_WORDS - 20, keep_end="/" in words)
+
+
+def _photos(canvas: Canvas, y: int, photo: Explanation) -> None:
+    for place, map in enumerate((None, *photo.maps)):
+        canvas.paste(tile(photo.pixels, map, _TILE), _column(place), y)

@@ -1,0 +1,273 @@
+"""The gallery as the server holds it: one moment of it, ready to be searched.
+
+A :class:`Held` is never changed: what was committed since is another one, opened beside it and put
+in its place between two batches. So ids, codes, labels and paths of an answer are of one moment.
+All of it is used in one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from concepthash.codes import Codes
+from concepthash.errors import GalleryError, NothingFound, UsageError
+from concepthash.runtime.answers import Hit, name_hits
+from concepthash.runtime.arguments import LARGEST_ID
+from concepthash.runtime.entries import Entry, Labels
+from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.index import HammingIndex
+from concepthash.runtime.place import DATABASE
+from concepthash.runtime.planes import ids_at
+from concepthash.runtime.segment import Segment
+
+FILTER_BYTES = 64 << 20
+"""What the filters by label that are kept for the next request may take; the last always stays."""
+
+# A filter that leaves at most one row in this many is kept as a copy of those rows.
+_SPARSE = 4
+# Hits looked up at once, so that a wide search holds up the others for milliseconds only.
+_HITS_AT_ONCE = 4096
+# Code-query pairs from which a search takes milliseconds, and a second thread shortens it.
+_PAIRS_ALONE = 1 << 27
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a search asks beside the code; equal ones are searched together.
+
+    Args:
+        k: hits at most.
+        radius: the largest distance of a hit; None for no bound.
+        concepts: those that count, by number; None for all.
+        weights: one a concept; None for 1 each.
+        labels: only images with one of these, None standing for those without a label; None alone
+            for no filter.
+    """
+
+    k: int = 10
+    radius: int | None = None
+    concepts: tuple[int, ...] | None = None
+    weights: tuple[int, ...] | None = None
+    labels: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Items:
+    """Some images of the gallery in id order.
+
+    Args:
+        entries: the images.
+        next: give it as ``after`` for those that follow; None if none do.
+        total: images with the label that was asked for.
+    """
+
+    entries: tuple[Entry, ...]
+    next: int | None
+    total: int
+
+
+class Held:
+    """One moment of a gallery, open, with its index and the label of every image.
+
+    Args:
+        path: the gallery.
+        fingerprint: of the model that serves it.
+        threads: at most, of one search.
+
+    Raises:
+        GalleryError: if it is missing or damaged.
+        MismatchError: if another model made its codes.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, *, threads: int) -> None:
+        self._threads = threads
+        self._file = file_id(path)  # asked before: a gallery put there in between is seen later
+        self.gallery = Gallery.open(path)
+        try:
+            self.gallery.check_model(fingerprint)
+            self.index: HammingIndex = self.gallery.index()
+            self._labels = self.gallery.labels()
+            self.images = len(self.index)
+            if len(self._labels.ids) != self.images:
+                raise GalleryError(
+                    f"{self.images} codes and {len(self._labels.ids)} images",
+                    where=path,
+                    hint=f"chash index verify {path}",
+                )
+        except BaseException:
+            self.gallery.close()
+            raise
+        self._numbers = {name: number for number, name in enumerate(self._labels.names)}
+        self.counts = _counts(self._labels)
+        self._filters: OrderedDict[tuple[str | None, ...], HammingIndex] = OrderedDict()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._filters.clear()
+        del self.index
+        self.gallery.close()
+
+    def outdated(self) -> bool:
+        """Whether the path holds anything newer than this moment.
+
+        Raises:
+            GalleryError: if there is no gallery any more.
+        """
+        there = file_id(self.gallery.path)
+        if there is None:
+            raise GalleryError("the gallery is gone", where=self.gallery.path)
+        return there != self._file or self.gallery.changed()
+
+    def search(
+        self, queries: Sequence[tuple[Codes, Asked]]
+    ) -> Iterator[tuple[list[int], Sequence[tuple[Hit, ...] | Exception]]]:
+        """The hits of each query, as :meth:`concepthash.runtime.HammingIndex.search` orders them.
+
+        Queries that ask alike are searched together. What is wrong with how some ask is their
+        answer, as an error, and leaves the others alone.
+
+        Args:
+            queries: codes ``(K / 8,)`` uint8 and what is asked of each.
+
+        Yields:
+            The places of some queries, and the hits of each.
+        """
+        groups: dict[Asked, list[int]] = {}
+        for place, (_, asked) in enumerate(queries):
+            groups.setdefault(asked, []).append(place)
+        for asked, places in groups.items():
+            step = max(1, _HITS_AT_ONCE // max(1, asked.k))
+            for first in range(0, len(places), step):
+                some = places[first : first + step]
+                found: Sequence[tuple[Hit, ...] | Exception]
+                try:
+                    found = self._alike(np.stack([queries[place][0] for place in some]), asked)
+                except Exception as error:  # a damaged file too: the next search may not touch it
+                    found = [error] * len(some)
+                yield some, found
+
+    def _alike(self, codes: Codes, asked: Asked) -> list[tuple[Hit, ...]]:
+        index = self.index if asked.labels is None else self._filtered(asked.labels)
+        # Below that the other cores serve better by decoding, and by talking to clients.
+        alone = len(codes) * len(index) < _PAIRS_ALONE
+        hits = index.search(
+            codes,
+            min(asked.k, len(index)),
+            concepts=asked.concepts,
+            weights=asked.weights,
+            radius=asked.radius,
+            threads=1 if alone else self._threads,
+        )
+        return name_hits(self.gallery, hits.ids, hits.distances, hits.per_concept)
+
+    def items(self, label: str | None, after: int, limit: int) -> Items:
+        """Images in id order.
+
+        Args:
+            label: only those with it; None for all, "" for those without.
+            after: only those with a larger id.
+            limit: at most so many.
+
+        Raises:
+            UsageError: if no image has the label.
+        """
+        ids = self._labels.ids
+        if label is not None:
+            ids = ids[self._labels.numbers == self._number(label or None)]
+        first = int(np.searchsorted(ids, min(after, LARGEST_ID), side="right"))
+        some = ids[first : first + limit].tolist()
+        entries = self.gallery.entries_of(some)
+        following = some[-1] if some and first + len(some) < len(ids) else None
+        return Items(tuple(entries[id] for id in some), following, len(ids))
+
+    def entry(self, id: int) -> Entry:
+        """The image with an id.
+
+        Raises:
+            NothingFound: if there is none.
+        """
+        ids = self._labels.ids
+        row = int(np.searchsorted(ids, id)) if 0 < id <= LARGEST_ID else len(ids)
+        if row == len(ids) or ids[row] != id:
+            raise NothingFound(f"no image has the id {id}", where="id", hint="GET /v1/items")
+        return self.gallery.entry(id)
+
+    def item(self, id: int) -> tuple[Entry, Codes]:
+        """The image with an id, and its code ``(K / 8,)`` uint8.
+
+        Raises:
+            NothingFound: if there is none.
+        """
+        return self.entry(id), self.index[id]
+
+    def _number(self, label: str | None) -> int:
+        """Of a label, in the record of all."""
+        if label is None:
+            return -1
+        if label not in self._numbers:
+            raise UsageError(
+                f"no image has the label {label!r}", where="labels", hint="GET /v1/labels"
+            )
+        return self._numbers[label]
+
+    def _filtered(self, labels: tuple[str | None, ...]) -> HammingIndex:
+        """The images with one of some labels, kept for the next request that asks for them."""
+        asked = tuple(sorted(set(labels), key=lambda label: (label is not None, label or "")))
+        index = self._filters.get(asked)
+        if index is None:
+            numbers = [self._number(label) for label in asked]
+            index = _only(self.index, np.isin(self._labels.numbers, numbers))
+            self._filters[asked] = index
+            while len(self._filters) > 1 and sum(map(_held, self._filters.values())) > FILTER_BYTES:
+                self._filters.popitem(last=False)
+        self._filters.move_to_end(asked)
+        return index
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """What tells a gallery from another one put in its place; None if there is none."""
+    try:
+        found = (path / DATABASE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _counts(labels: Labels) -> tuple[tuple[str | None, int], ...]:
+    """Each label and its images; those without one come last, if there are any."""
+    counts = np.bincount(labels.numbers + 1, minlength=len(labels.names) + 1).tolist()
+    named = tuple(zip(labels.names, counts[1:], strict=True))
+    return (*named, (None, counts[0])) if counts[0] else named
+
+
+def _only(index: HammingIndex, mask: npt.NDArray[np.bool_]) -> HammingIndex:
+    """The rows of an index where ``mask``, aligned with its ids, is set."""
+    sparse = np.count_nonzero(mask) * _SPARSE <= len(mask)
+    segments, start = [], 0
+    for part in index.parts():
+        live = np.ones(len(part.ids), bool) if part.dead is None else ~part.dead
+        count = int(np.count_nonzero(live))
+        live[live] = mask[start : start + count]
+        start += count
+        if sparse:
+            ids = ids_at(part.ids, np.flatnonzero(live))
+            planes = np.ascontiguousarray(part.planes[:, live])
+            segments.append(Segment(planes, ids, ascending=True, sealed=True))
+        else:
+            segments.append(Segment(part.planes, part.ids, ascending=True, sealed=True, dead=~live))
+    largest = int(index.ids[-1]) if len(index) else -1
+    return HammingIndex.of(index.layout, segments, largest)
+
+
+def _held(index: HammingIndex) -> int:
+    """Bytes of memory that a filter takes: of codes it copied, or of rows it marks."""
+    return sum(
+        part.planes.nbytes + 8 * len(part.ids) if part.dead is None else part.dead.nbytes
+        for part in index.parts()
+    )

@@ -1,0 +1,45 @@
+// What the page says: its status line, and a banner for what went wrong.
+
+import { ApiError, waiting } from "./api.js";
+import { by, make } from "./dom.js";
+
+/** Says in the status line how things are. */
+export function say(text) {
+  by("status").textContent = text;
+}
+
+/** Says what went wrong and what to do; `again` is called by a button that tries it again. */
+export function tell(what, hint = null, again = null) {
+  const banner = by("banner");
+  const button = (text, onclick) => make("button", { class: "button", type: "button", onclick }, text);
+  const text = make("p", {}, make("strong", {}, what), hint ? ` — ${hint}` : "");
+  banner.replaceChildren(text);
+  if (again) banner.append(button("Try again", () => again()));
+  banner.append(button("Dismiss", hush));
+  banner.hidden = false;
+}
+
+/** Takes the banner away. */
+export function hush() {
+  by("banner").hidden = true;
+}
+
+/** What is called when the server wants its token. */
+export const locked = { ask: () => {} };
+
+/** Says what an error of the server says; one that was not the server's is a defect and thrown. */
+export function failed(error, again = null) {
+  if (error.name === "AbortError") return;
+  say("");
+  if (!(error instanceof ApiError)) throw error;
+  if (error.status === 401) locked.ask();
+  else tell(error.message, error.hint, again);
+}
+
+/** Says in the status line only what an error says: of what was merely pointed at. */
+export function mention(error) {
+  if (error instanceof ApiError && error.status !== 401) say(error.message);
+  else failed(error);
+}
+
+waiting.tell = (seconds) => say(`The server is busy; trying again in ${seconds} s.`);

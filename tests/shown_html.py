@@ -1,0 +1,61 @@
+"""Reads pages as a strict browser would: tags that match, pictures decoded, nothing loaded."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+from PIL import Image
+
+_VOID = {"meta", "img", "br"}
+
+
+@dataclass
+class Shown(HTMLParser):
+    """What a page or a fragment is made of.
+
+    Args:
+        html: the whole of it.
+        tags: names of elements, in order.
+        pictures: each with its alternative text.
+        words: all text outside of style and title.
+    """
+
+    html: str
+    tags: list[str] = field(default_factory=list)
+    pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    words: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self.feed(self.html)
+        self.close()
+        assert self._open == [], "elements are left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        given = dict(attrs)
+        assert not any(name.startswith("on") for name in given)
+        if tag not in _VOID:
+            self._open.append(tag)
+        if tag == "th":
+            assert given["scope"] in ("row", "col")
+        if tag == "a":
+            self.links.append(str(given["href"]))
+        if tag == "img":
+            kind, content = str(given["src"]).split(",", 1)
+            assert kind in ("data:image/jpeg;base64", "data:image/png;base64")
+            image = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+            self.pictures.append((str(given["alt"]), image.convert("RGB")))
+        assert tag == "img" or "src" not in given
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self._open):
+            self.words += data

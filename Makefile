@@ -38,6 +38,10 @@ format: $(READY) ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## renew the generated pages, and build the site into site
+	$(BIN)/python docs/renew.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(READY) ## measure, and write benchmarks/results
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
@@ -52,4 +56,4 @@ wheels: $(READY) ## cross-build Linux wheels for x86-64 and arm64 into dist
 	done
 
 clean: ## remove what the targets made, except .venv
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo

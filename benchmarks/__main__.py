@@ -13,7 +13,9 @@ from benchmarks.report import SHARED
 ANYWHERE = (
     "decode", "start", "training", "search", "tables", "peers", "dedupe", "gallery", "gpu_search",
 )  # fmt: skip
-ON_PHOTOS = ("cub20", "atlas", "export", "index", "discovery", "baselines", "concepts", "faithfulness")
+ON_PHOTOS = (
+    "cub20", "atlas", "export", "index", "discovery", "baselines", "concepts", "faithfulness",
+)  # fmt: skip
 
 for name in (*ANYWHERE, *(ON_PHOTOS if SHARED.exists() else ())):
     print(f"== {name}", flush=True)

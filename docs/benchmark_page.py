@@ -123,6 +123,16 @@ def _training(data: Any) -> list[Row]:
     ]
 
 
+def _over_http(data: Any) -> list[Row]:
+    rows = [("code", row) for row in data["by_code"]] + [("photo", data["by_photo"])]
+    return [{"asked by": what, **_scalars(row)} for what, row in rows]
+
+
+def _hostile(data: Any) -> list[Row]:
+    keys = ("requests", "answered_500", "honest_queries", "honest_answered_otherwise", "memory_mb")
+    return [_scalars({key: data[key] for key in keys})]
+
+
 def _rows(data: Any) -> list[Row]:
     rows = data.get("rows", [])
     if isinstance(rows, dict):
@@ -174,6 +184,15 @@ SECTIONS = {
         "Indexing photos",
         "Photos a second: `index` is `chash index`, `decode` and `model` are its two halves alone.",
         _pace,
+    ),
+    "atlas": Section("Atlas", "`chash atlas`, start to end.", _rows),
+    "serve": Section(
+        "Server",
+        "`chash serve`; a rate is what was asked for, without one as fast as it goes.",
+        _over_http,
+    ),
+    "hostile": Section(
+        "Hostile requests", "To `chash serve`; seeded, so the same each time.", _hostile
     ),
     "start": Section("Start, model of the demo", "Seconds of whole processes.", _seconds),
     "start_cub20": Section(
@@ -240,4 +259,7 @@ def _cell(value: Any) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}. " if text else ""
+    if not text:
+        return ""
+    command = text.startswith("chash ")
+    return f"{text if command else text[:1].upper() + text[1:]}. "

@@ -10,7 +10,16 @@ import numpy as np
 from concepthash.explain.atlasdata import Atlas, ConceptAtlas, Crop
 from concepthash.explain.atlasmap import LABEL, map_section, shortened
 from concepthash.explain.figure import tile
-from concepthash.explain.markup import MADE_BY, concept_heads, heat_cell, legend, picture, swatch
+from concepthash.explain.markup import (
+    MADE_BY,
+    concept_heads,
+    heat_cell,
+    legend,
+    looks_table,
+    picture,
+    scrolling,
+    swatch,
+)
 from concepthash.explain.markup import STYLE as OF_EXPLANATIONS
 from concepthash.explain.page import page, text
 from concepthash.explain.partscores import PartScores
@@ -38,7 +47,7 @@ h2 { padding-top: .5rem; } h2 .muted { font-weight: normal; font-size: .9rem; }
 .small { font-size: .85rem; } .small p, p.small { margin: .15rem 0; }
 details { margin: .25rem 0; } summary { cursor: pointer; }
 table.wide th, table.wide td { white-space: nowrap; }
-table.bitlist .bar { width: 6rem; margin-top: .45rem; }
+table.wide .bar { width: 6rem; margin-top: .45rem; }
 .views > input { position: absolute; opacity: 0; }
 .views > label { display: inline-block; padding: .15rem .6rem; margin: 0 .35rem .35rem 0;
   border: 1px solid var(--line); border-radius: 1rem; cursor: pointer; }
@@ -159,11 +168,9 @@ def _seen(atlas: Atlas) -> str:
         rows.append(
             f'<tr><th scope="row" class="small">{text(name)}</th><td>{photo}</td>{cells}</tr>'
         )
-    heads = concept_heads(atlas.photos[0], list(order), "photo")
-    return (
-        '<h2>Where each concept looks</h2>\n<div class="scroll"><table class="looks">'
-        f"{heads}<tbody>{''.join(rows)}</tbody></table></div>\n{legend()}\n"
-    )
+    caption = "the same photos, and the map of each concept over them"
+    table = looks_table(caption, concept_heads(atlas.photos[0], list(order)), rows)
+    return f"<h2>Where each concept looks</h2>\n{table}\n{legend()}\n"
 
 
 def _overview(atlas: Atlas) -> str:
@@ -189,7 +196,7 @@ def _overview(atlas: Atlas) -> str:
             f"{text(concept.name)}</a>{part}</th>{_cells(cells)}</tr>"
         )
     return (
-        f'<h2>What they sort by</h2>\n<div class="scroll">{_table(heads, rows, "wide")}</div>\n'
+        f"<h2>What they sort by</h2>\n{_table('what the concepts sort by', heads, rows)}\n"
         '<p class="muted small">Entropy: how much the sub-code of a random image tells. '
         "Redundant: how much more its bits would tell if none could be guessed from the others; "
         "too large where there are few images.</p>\n"
@@ -307,8 +314,8 @@ def _bits(concept: ConceptAtlas) -> str:
     even = sum(bit.entropy for bit in concept.bits) / len(concept.bits)
     return (
         f"<details><summary>Its {_count(len(concept.bits), 'bit')}: each tells {even:.2f} bits on "
-        f'average, {concept.redundancy:.1f} of all are redundant</summary><div class="scroll">'
-        f"{_table(heads, rows, 'bitlist')}</div></details>\n"
+        f"average, {concept.redundancy:.1f} of all are redundant</summary>"
+        f"{_table(f'bits of {concept.name}', heads, rows)}</details>\n"
     )
 
 
@@ -356,7 +363,7 @@ def _parts(parts: PartScores) -> str:
         f'<h2 id="parts">Agreement with annotated parts</h2>\n<p class="muted">Which part is the '
         f"nearest to where a concept looks most, over {_count(parts.images, 'photo')} with "
         f"{_count(parts.points, 'key point')}. NMI {parts.nmi:.3f}, ARI {parts.ari:.3f}.</p>\n"
-        f'<div class="scroll">{_table(map(text, heads), rows)}</div>\n{notes}'
+        f"{_table('agreement with parts', tuple(map(text, heads)), rows)}\n{notes}"
     )
 
 
@@ -384,12 +391,12 @@ def _crossing(atlas: Atlas) -> dict[tuple[int, int], str]:
     return found
 
 
-def _table(heads: Iterator[str] | Sequence[str], rows: Sequence[str], kind: str = "") -> str:
+def _table(words: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    return (
-        f'<table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+    table = (
+        f'<table class="wide"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+    return scrolling(words, table)
 
 
 def _cells(cells: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
         """End the connection that has kept us waiting longest; return whether there was one."""
         latest = self.loop.time() - self.bounds.grace
         others: Iterable[Any] = self.connections
-        waiting = [c for c in others if c.awaited and c.since < latest and c is not self]
+        waiting = [c for c in others if c.awaited and c.since <= latest and c is not self]
         if not waiting:
             return False
         min(waiting, key=lambda connection: connection.since).end()

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from concepthash.serve.engine import Engine
-    from concepthash.serve.requests import Room
+    from concepthash.serve.requests import Allowance
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,7 +31,7 @@ class Metrics:
         room: what uploads take in memory.
     """
 
-    def __init__(self, engine: Engine, room: Room) -> None:
+    def __init__(self, engine: Engine, room: Allowance) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "chash_requests",

@@ -35,7 +35,7 @@ class Gone(Exception):
     """The client hung up before its request was answered."""
 
 
-class Room:
+class Allowance:
     """The memory that bodies of all requests together may take, in bytes."""
 
     def __init__(self, size: int) -> None:
@@ -67,7 +67,7 @@ class Request:
     query: bytes
     headers: dict[bytes, bytes]
     receive: Receive
-    room: Room
+    room: Allowance
     id: int = 0
     taken: int = 0
     uploads: dict[str, Upload] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from concepthash.serve.batching import Busy
 from concepthash.serve.guard import Guard
 from concepthash.serve.metrics import Metrics
-from concepthash.serve.requests import Room
+from concepthash.serve.requests import Allowance
 
 if TYPE_CHECKING:
     from concepthash.serve.engine import Engine, Limits
@@ -45,7 +45,7 @@ class Service:
         self.limits = limits
         self.guard = guard
         self.stopping = False
-        self.room = Room(_UPLOADS_HELD * limits.upload_bytes)
+        self.room = Allowance(_UPLOADS_HELD * limits.upload_bytes)
         self.metrics = Metrics(engine, self.room)
         info = engine.info()
         self.names = tuple(info["concepts"])

@@ -32,6 +32,15 @@ FLAT_MB = 32
 SECONDS = 15.0
 SEED = 6
 
+MODES = {
+    "JPEG": ["RGB", "L", "CMYK"],
+    "PNG": ["RGB", "L", "1", "P", "RGBA", "I;16", "LA"],
+    "TIFF": ["RGB", "L", "1", "P", "CMYK", "RGBA", "I;16"],
+    "GIF": ["L", "P", "1"],
+    "BMP": ["RGB", "L", "1", "P"],
+    "WEBP": ["RGB", "RGBA"],
+}
+
 Draw = Callable[[random.Random], bytes]
 
 TEXTS = (
@@ -60,9 +69,7 @@ FIELDS = ("id", "code", "k", "radius", "concepts", "weights", "labels", "other",
 
 def picture(draw: random.Random, form: str = "JPEG") -> bytes:
     size = draw.choice([(1, 1), (1, 3000), (64, 48), (300, 200), (7, 7)])
-    mode = draw.choice(["RGB", "L", "1", "P", "CMYK", "RGBA", "I;16", "LA"])
-    if form == "JPEG" and mode in ("RGBA", "I;16", "LA", "P", "1"):
-        mode = "L"
+    mode = draw.choice(MODES[form])
     file = io.BytesIO()
     Image.new(mode, size).save(file, form)
     return file.getvalue()
@@ -91,7 +98,7 @@ def animation(draw: random.Random) -> bytes:
 
 
 def broken(draw: random.Random) -> bytes:
-    data = bytearray(picture(draw, draw.choice(["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])))
+    data = bytearray(picture(draw, draw.choice(list(MODES))))
     kind = draw.randrange(4)
     if kind == 0:
         del data[draw.randrange(len(data)) :]
@@ -193,13 +200,18 @@ KINDS: dict[str, Draw] = {
 }  # fmt: skip
 
 
-def ask(host: str, port: int, data: bytes) -> int | None:
-    """The status of the first answer; None if the connection ended without one."""
+def ask(host: str, port: int, data: bytes, *, whole: bool) -> int | None:
+    """The status of the first answer; None if the connection ended without one.
+
+    Args:
+        whole: the request ends by itself; otherwise the client says that nothing more comes.
+    """
     with socket.create_connection((host, port), timeout=SECONDS) as connection:
         answer = b""
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            if not whole:
+                connection.shutdown(socket.SHUT_WR)
             while len(answer) < 16 and (part := connection.recv(4096)):
                 answer += part
         except (ConnectionError, OSError):  # closed on a request it did not want to read
@@ -245,7 +257,9 @@ def main(gallery: Path, bundle: Path) -> None:
         with ThreadPoolExecutor(CLIENTS) as pool:
             for first in range(0, REQUESTS, EVERY):
                 some = plan[first : first + EVERY]
-                found = pool.map(lambda asked: ask(host, port, asked[1]), some)
+                found = pool.map(
+                    lambda asked: ask(host, port, asked[1], whole=asked[0] != "framing"), some
+                )
                 for (name, data), status in zip(some, found, strict=True):
                     statuses[name][str(status or "closed")] += 1
                     if status == 500:

@@ -374,11 +374,23 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         what = "no such bundle" if not folder.exists() else f"not a bundle: no {MANIFEST} in it"
         raise BundleError(what, where=folder, hint="chash export RUN") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read the manifest: {error}", where=file) from None
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the manifest: {reason(error)}", where=file, hint=list_command(file)
+        ) from None
+    except ValueError as error:
+        raise _no_manifest(str(error), file) from None
     if not isinstance(values, dict):
-        raise BundleError("the manifest is not a JSON object", where=file)
+        raise _no_manifest("it is not a JSON object", file)
     return values
+
+
+def _no_manifest(what: str, file: Path) -> BundleError:
+    return BundleError(
+        f"the manifest is damaged: {what}",
+        where=file,
+        hint="copy the bundle again, or chash export RUN --force",
+    )
 
 
 def check_target(path: Path, *, replace: bool) -> None:

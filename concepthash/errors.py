@@ -12,6 +12,7 @@
     ├── BundleError             1   an exported bundle cannot be read or is damaged
     ├── GalleryError            1   a gallery cannot be opened, read or written
     │   ├── GalleryLocked       1   another process is writing to it
+    │   ├── GalleryUnreadable   1   the system does not let us read it; that is no damage
     │   └── GalleryDamaged      1   its files are not what was committed; a repair saves the rest
     ├── NothingFound            4   the search was fine and its answer is empty
     ├── MismatchError           5   model and gallery (or codes) do not belong together
@@ -90,6 +91,10 @@ class GalleryError(ConceptHashError):
 
 class GalleryLocked(GalleryError):
     """Another process is writing to the gallery."""
+
+
+class GalleryUnreadable(GalleryError):
+    """The system does not let files of a gallery be read: they may well be whole."""
 
 
 class GalleryDamaged(GalleryError):

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
 from concepthash.codesets import CodeSet
-from concepthash.errors import BackendError, DataError, UsageError
+from concepthash.errors import DataError, UsageError
 from concepthash.metrics import (
     AveragePrecision,
     DepthCurve,
@@ -31,6 +32,7 @@ from concepthash.metrics import (
     radius_curve,
     recall_at,
 )
+from concepthash.plots import new_figure, save_figure
 from concepthash.rankings import (
     Labels,
     TiedRankings,
@@ -240,22 +242,14 @@ def evaluate(
 def plot_pr(evaluation: Evaluation, path: str | Path) -> Path:
     """Draw precision over recall, and precision over depth, into ``path`` (.png, .svg or .pdf).
 
+    It is written whole or not at all.
+
     Raises:
         BackendError: if matplotlib is not installed.
         UsageError: if the file name ends in no known picture format.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError(
-            "plots need matplotlib", where=path, hint="pip install 'concepthash[plot]'"
-        ) from error
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     path = Path(path)
-    if path.suffix.lower().lstrip(".") not in canvas.get_supported_filetypes():
-        raise UsageError(f"no plot can be written as {path.suffix!r}", where=path, hint="pr.png")
+    figure = check_plot(path)
     left, right = figure.subplots(1, 2, sharey=True)
     depth, radius = evaluation.depth, evaluation.radius
     left.plot(depth.recall, depth.precision, marker=".", label="by rank (expected over ties)")
@@ -265,8 +259,17 @@ def plot_pr(evaluation: Evaluation, path: str | Path) -> Path:
     right.plot(depth.depth, depth.precision, marker=".")
     right.set(xlabel="ranks", xscale="log")
     figure.suptitle(f"mAP {evaluation.map.expected:.4f}, {evaluation.protocol['bits']} bits")
-    figure.savefig(path)
+    save_figure(figure, path)
     return path
+
+
+def check_plot(path: Path) -> Any:
+    """The empty figure of :func:`plot_pr`: what hinders a plot is known before anything is measured.
+
+    Raises:
+        BackendError, UsageError: as :func:`plot_pr`.
+    """
+    return new_figure(path, size=(9, 4), example="pr.png")
 
 
 def _expected_map(rankings: TiedRankings) -> float:

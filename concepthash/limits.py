@@ -35,7 +35,7 @@ class Limits:
         """These limits with those of a text such as ``bits=0.5%,map=0.01`` laid over them.
 
         Raises:
-            UsageError: for a name or number that is none.
+            UsageError: for a name or number that is none, or a share above 1.
         """
         changes = {}
         known = [f.name for f in fields(self)]
@@ -45,12 +45,13 @@ class Limits:
                 number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
             except ValueError:
                 number = -1.0
+            what = None
             if name not in known or not 0 <= number < float("inf"):
-                raise UsageError(
-                    f"no limit can be read from {part!r}; there are {', '.join(known)}",
-                    where="--gate",
-                    hint="--gate bits=0.5%,map=0.01",
-                )
+                what = f"no limit can be read from {part!r}; there are {', '.join(known)}"
+            elif number > 1 and name != "margin":
+                what = f"{part!r} is no limit: a share is at most 1, which is 100%"
+            if what is not None:
+                raise UsageError(what, where="--gate", hint="--gate bits=0.5%,map=0.01")
             changes[name] = number
         return replace(self, **changes)
 

@@ -327,10 +327,12 @@ def test_page__says_what_the_figures_say(
     assert f"stress {found.map.stress:.2f}" in page.text
     assert [a["id"] for a in page.of("input") if a["type"] == "radio"] == [
         "by-l",
-        "by-0",
-        "by-1",
-        "by-2",
+        "by-c0",
+        "by-c1",
+        "by-c2",
     ]
+    for dot in page.of("circle"):
+        assert re.fullmatch(r"l-\d( c\d-\d)+", dot["class"] or "")
     assert "Agreement with annotated parts" in page.text
     assert f"NMI {scores.nmi:.3f}" in page.text
     assert found.to_json()["parts"] == scores.to_json()

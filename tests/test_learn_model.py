@@ -105,7 +105,11 @@ def test_adapter__starts_at_zero_and_every_part_learns():
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("resnet18", "cannot create|plain vision"), ("no_such_model", "cannot create")],
+    [
+        ("resnet18", "cannot create|plain vision"),
+        ("no_such_model", "timm knows no backbone"),
+        ("vit_tiny_patch16_224.none", "cannot create"),
+    ],
 )
 def test_create_vit__names_what_is_wrong(name, reason):
     with pytest.raises(UsageError, match=reason):

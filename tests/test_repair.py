@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 from test_gallery import MODEL, codes, entries, flip, held, numbered
 
-from concepthash.errors import GalleryError, GalleryLocked
-from concepthash.runtime import codefiles
+from concepthash.errors import GalleryError, GalleryLocked, GalleryUnreadable
+from concepthash.runtime import codefiles, mend
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.repair import check, repair
 
@@ -217,3 +218,100 @@ def test_repair__refuses_what_is_not_damaged_but_other(path: Path, tmp_path: Pat
     with pytest.raises(GalleryError, match="not a gallery's"):
         repair(path)
     assert list(path.glob("damaged-*")) == []
+
+
+# Files that cannot be read: whether they are damaged is not known, so nothing may be done to them.
+
+
+def bytes_of(path: Path) -> dict[Path, bytes]:
+    """Every file, without what SQLite keeps beside its database while it is read."""
+    sides = ("-wal", "-shm", "lock")
+    return {
+        f: f.read_bytes() for f in path.rglob("*") if f.is_file() and not f.name.endswith(sides)
+    }
+
+
+def fake_unreadable(patch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let opening the files of this name fail, also for root, whom the system refuses nothing."""
+    real = Path.open
+
+    def opens(file: Path, *arguments: object, **options: object) -> object:
+        if file.name == name:
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *arguments, **options)  # type: ignore[call-overload]
+
+    patch.setattr(Path, "open", opens)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EMFILE])
+@pytest.mark.parametrize("name", ["000006.codes", "000004.ids"])
+def test_check__a_file_that_cannot_be_read_is_not_damage(
+    path: Path, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bytes_of(path)
+    with monkeypatch.context() as patch:
+        fake_unreadable(patch, name, number)
+        for work in (check, repair):
+            with pytest.raises(GalleryUnreadable, match="no damage") as caught:
+                work(path)
+            assert caught.value.where == str(segment(path, name))
+            assert caught.value.hint == f"ls -l {segment(path, name)}"
+    assert bytes_of(path) == before
+    assert check(path) == []
+
+
+@pytest.mark.parametrize("how", ["records", "database"])
+def test_repair__of_other_damage_touches_nothing_while_a_file_cannot_be_read(
+    path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "records":
+        sql(path, "DELETE FROM images WHERE id = 7", "UPDATE batches SET rows = 'x' WHERE rows = 1")
+    else:
+        cut(path / "gallery.sqlite", 5 * 4096)
+    assert check(path)
+    before = bytes_of(path)
+    with monkeypatch.context() as patch:
+        fake_unreadable(patch, "000005.codes", errno.EACCES)
+        with pytest.raises(GalleryUnreadable):
+            repair(path)
+    assert bytes_of(path) == before
+    assert list(path.glob("damaged-*")) == []
+
+
+def test_repair__a_segment_that_cannot_be_read_meanwhile_does_not_count_as_empty(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql(path, "UPDATE batches SET rows = 'x' WHERE first_id = 21")
+
+    def fails(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    before = bytes_of(path / "segments")
+    with monkeypatch.context() as patch:
+        patch.setattr(mend.np, "memmap", fails)
+        with pytest.raises(GalleryUnreadable):
+            repair(path)
+    assert bytes_of(path / "segments") == before
+    repair(path)
+    with Gallery.open(path) as gallery:
+        assert held(gallery) == without(21, 22)
+
+
+@pytest.mark.parametrize("name", ["segments/000004.codes", "segments", "gallery.sqlite"])
+def test_repair__is_refused_what_this_user_may_not_read(path: Path, name: str) -> None:
+    before, mode = bytes_of(path), (path / name).stat().st_mode
+    (path / name).chmod(0)
+    try:
+        if os.access(path / name, os.R_OK):
+            pytest.skip("this user may read anything")
+        for work in (check, repair):
+            with pytest.raises(GalleryUnreadable):
+                work(path)
+        if name != "gallery.sqlite":
+            with Gallery.open(path) as gallery, pytest.raises(GalleryUnreadable):
+                gallery.codes()
+            with pytest.raises(GalleryUnreadable):
+                Gallery.open(path, write=True)
+    finally:
+        (path / name).chmod(mode)
+    assert bytes_of(path) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,9 @@ import typer
 from concepthash.cli import options
 from concepthash.cli.locate import newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
+from concepthash.cli.outfile import check_file
 from concepthash.cli.output import Output, display
-from concepthash.errors import BackendError, GateError, UsageError
+from concepthash.errors import BackendError, BundleError, GateError, UsageError
 from concepthash.formats import PRECISIONS
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ EXAMPLES = (
 )
 
 LARGEST_BATCH = 1024
+RESULTS = ("chash.bench/1", "chash.verify/1")
 
 
 def command(
@@ -69,13 +72,16 @@ def command(
     plot: Annotated[
         Path | None, switch("--plot", text="Draw accuracy over latency here (.png, .svg, .pdf).")
     ] = None,
+    force: Annotated[
+        bool, switch("--force", text="Let --out replace a file that is no result of this verb.")
+    ] = False,
     config: options.VerbConfig = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure a bundle here: speed, memory, size, exactness."""
     output = Output(as_json=as_json)
     batches = _batches(batch)
-    _check(repeats, threads, out, plot, verify)
+    _check(repeats, threads, out, plot, verify, force)
     if bundle is None:
         bundle = newest_bundle("chash bench NAME.chb")
         output.choice("bundle", bundle, "the newest here")
@@ -116,7 +122,6 @@ def command(
         else:
             from concepthash.runtime.bench.measure import bench
 
-            opened.verify()
             measured = bench(
                 opened,
                 targets,
@@ -163,7 +168,12 @@ def _words(text: str | None) -> list[str]:
 
 
 def _check(
-    repeats: int, threads: int | None, out: Path | None, plot: Path | None, verify: bool
+    repeats: int,
+    threads: int | None,
+    out: Path | None,
+    plot: Path | None,
+    verify: bool,
+    force: bool,
 ) -> None:
     """Refuse what cannot work before minutes are spent on measuring."""
     check_threads(threads)
@@ -175,9 +185,23 @@ def _check(
             where="--plot",
             hint="chash bench BUNDLE --plot bench.png",
         )
-    for path in (out, plot):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError("no such folder", where=path.parent, hint=f"mkdir -p {path.parent}")
+    check_file(out, "--out")
+    check_file(plot, "--plot")
+    if out is not None and out.exists() and not force and not _is_result(out):
+        raise UsageError(
+            "a file that chash bench did not write is there",
+            where=out,
+            hint="another --out; --force replaces it",
+        )
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is what an earlier call wrote: that may be replaced."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("schema") in RESULTS
 
 
 def _images(bundle: Bundle, given: dict[str, Any], output: Output) -> Images:
@@ -216,7 +240,8 @@ def _judge(result: BenchReport | VerifyReport, bundle: Path, *, drawn: bool) -> 
 
     Raises:
         GateError: if an artefact is not the model it was exported as.
-        BackendError: if nothing at all could run.
+        BundleError: if nothing at all could run, and a file is damaged.
+        BackendError: if nothing at all could run otherwise.
     """
     if result.failures:
         more = f", and {len(result.failures) - 1} more" if len(result.failures) > 1 else ""
@@ -225,4 +250,7 @@ def _judge(result: BenchReport | VerifyReport, bundle: Path, *, drawn: bool) -> 
             hint = f"photos decide: chash bench {display(bundle)} --verify --data FOLDER; or {hint}"
         raise GateError(result.failures[0] + more, where=bundle, hint=hint)
     if result.empty:
+        for entry in result.not_run:
+            if entry.damaged is not None:
+                raise BundleError(entry.reason, where=entry.damaged, hint=entry.hint)
         raise BackendError("nothing of this bundle runs here", where=bundle, hint="chash doctor")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from concepthash.cli.bench_report import BenchReport
-from concepthash.errors import BackendError, UsageError
+from concepthash.plots import new_figure, save_figure
 from concepthash.runtime.bench.targets import Target
 
 
@@ -47,21 +47,8 @@ def draw(report: BenchReport, path: Path) -> None:
     axes.set_xlim(left=0)
     if lines:
         axes.legend(fontsize="small")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _figure(path: Path) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BackendError(
-            "plots need matplotlib", where=path, hint="pip install 'concepthash[plot]'"
-        ) from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    known = FigureCanvasAgg(figure).get_supported_filetypes()
-    if path.suffix.lower().lstrip(".") not in known:
-        raise UsageError(
-            f"no plot can be written as {path.suffix!r}", where=path, hint="--plot bench.png"
-        )
-    return figure
+    return new_figure(path, size=(7, 4.5), example="--plot bench.png")

@@ -95,8 +95,14 @@ class BenchReport:
 
     @property
     def skipped(self) -> Skipped:
-        """The images that could not be read."""
-        return self.benched.skipped
+        """The files of artefacts that are damaged, and the images that could not be read."""
+        found = Skipped()
+        for entry in self.not_run:
+            if entry.damaged is not None:
+                found.add(entry.damaged, entry.reason)
+        for item in self.benched.skipped.items:
+            found.add(item.path, item.reason)
+        return found
 
     @property
     def not_run(self) -> tuple[NotRun, ...]:

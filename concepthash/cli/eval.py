@@ -12,6 +12,7 @@ from concepthash.cli import options
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.kinds import kind_of
 from concepthash.cli.options import check_checkpoint, check_threads, setting, switch
+from concepthash.cli.outfile import check_file, check_folder
 from concepthash.cli.output import Output
 from concepthash.errors import UsageError
 
@@ -94,6 +95,7 @@ def command(
     }
     given = {key: value for key, value in changes.items() if value is not None}
     check_checkpoint(checkpoint)
+    _check_outputs(pr_curve, csv, save_codes)
     asked = table.Options(methods, bits, seeds, views, backbone, weights, runs)
     if baselines:
         check_threads(threads)
@@ -158,6 +160,17 @@ def _refuse_ways(ctx: typer.Context, what: str) -> None:
                 where=f"--{name}",
                 hint="chash export RUN, then chash eval NAME.chb --data FOLDER",
             )
+
+
+def _check_outputs(pr_curve: Path | None, csv: Path | None, codes: Path | None) -> None:
+    """Refuse what could not be written before anything is computed."""
+    check_file(csv, "--csv")
+    check_file(pr_curve, "--pr-curve")
+    check_folder(codes, "--save-codes")
+    if pr_curve is not None:
+        from concepthash.evaluation import check_plot
+
+        check_plot(pr_curve)
 
 
 def _keep(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from concepthash.cli.explain_files import check_folder, write_file
 from concepthash.cli.output import Output, display, printable
 from concepthash.cli.preview import choose_way, show
+from concepthash.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,14 @@ def explain_photos(
     if out is not None:
         check_folder(out, (PNG, HTML))
     hasher = open_hasher()
-    photos = [explain_image(hasher, image) for image in images]
+    photos = []
+    for image in images:
+        try:
+            photos.append(explain_image(hasher, image))
+        except ImageError as error:
+            tool = "file" if Path(image).is_file() else "ls -l"
+            hint = f"{tool} {display(image)}"
+            raise ImageError(error.what, where=error.where, hint=hint) from None
     pair = compare(*photos) if len(photos) == 2 else None
     shown = pair or photos[0]
     files = []

@@ -28,6 +28,7 @@ _FORMATS = "; ".join(f"{form.name}: {form.text}" for form in FORMATS.values())
 
 
 def command(
+    ctx: typer.Context,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -102,7 +103,7 @@ def command(
     """Export a run as a bundle, checked in bits and ranks."""
     output = Output(as_json=as_json)
     formats, precisions = _listed(format), _listed(precision)
-    _check(formats, precisions, checkpoint, sample, calibrate, calibration, keep)
+    _check(formats, precisions, checkpoint, sample, calibrate, calibration, keep, gate)
     if capability and "trt-rtx" not in formats:
         raise UsageError(
             "only engines of TensorRT-RTX are built for GPUs that are not here",
@@ -120,7 +121,9 @@ def command(
         source = newest_run()
         output.choice("run", source, "the newest under runs/")
     extends = (source / MANIFEST).is_file()
-    if not extends:
+    if extends:
+        _refuse_checkpoint(ctx, source)
+    else:
         check_run(source)
         if out is not None:
             check_target(out, replace=force)
@@ -152,6 +155,17 @@ def command(
     output.skips(result.skipped)
 
 
+def _refuse_checkpoint(ctx: typer.Context, bundle: Path) -> None:
+    """A bundle is of one checkpoint; the environment may name another one for the next run."""
+    given = ctx.get_parameter_source("checkpoint")
+    if given is not None and given.name == "COMMANDLINE":
+        raise UsageError(
+            f"only a run has checkpoints; {bundle} is a bundle, and stays what it is",
+            where="--checkpoint",
+            hint="leave it out, or export the run: chash export RUN --checkpoint best",
+        )
+
+
 def _listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -164,8 +178,11 @@ def _check(
     calibrate: Path | None,
     calibration: int,
     keep: int | None,
+    gate: str,
 ) -> None:
     """Refuse what cannot be exported before anything heavy is imported."""
+    from concepthash.limits import LIMITS
+
     for name, given, hint in (
         ("--format", formats, "onnx"),
         ("--precision", precisions, "fp32"),
@@ -176,6 +193,7 @@ def _check(
         for precision in precisions:
             check_precision(precision, check_format(name))
     check_checkpoint(checkpoint)
+    LIMITS["fp32"].updated(gate)
     if sample < 2:
         raise UsageError("a check needs two photos at least", where="--sample", hint="--sample 256")
     if calibration < 1:

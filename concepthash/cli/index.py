@@ -180,6 +180,6 @@ def _tell(
     output.result(f"{gallery}: {report}" + (" (dry run)" if dry_run else ""), data)
     if report.pace:
         output.note(report.pace)
-    if not dry_run:
+    if not dry_run and report.seen > len(report.skipped):
         output.hint(f"chash query IMAGE --gallery {display(gallery)}")
     output.skips(report.skipped)

@@ -196,7 +196,9 @@ def _sources(images: Iterable[str], end: str) -> list[Path]:
         else:
             sources.append(Path(name))
     if not sources:
-        raise NothingFound("no photos to query with", where=" ".join(images), hint="ls")
+        folders = [display(name) for name in images if name != "-"]
+        hint = f"ls {' '.join(folders)}" if folders else "find FOLDER -name '*.jpg' | chash query -"
+        raise NothingFound("no photos to query with", where=" ".join(images), hint=hint)
     return sources
 
 
@@ -240,7 +242,7 @@ def bundle_of(gallery: Gallery, output: Output, *, named: Path | None = None) ->
         f"no bundle here made this gallery: it is of model {gallery.fingerprint[:8]} "
         f"({gallery.model})",
         where=gallery.path,
-        hint=f"chash query IMAGE --model PATH/{gallery.model}.chb",
+        hint=f"--model PATH/{gallery.model}.chb",
     )
 
 

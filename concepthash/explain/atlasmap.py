@@ -43,7 +43,7 @@ class _View:
     """One way to colour the dots.
 
     Args:
-        key: of its class names.
+        key: its class names begin with it; no style sheet knows one that begins with a digit.
         title: what the dots are coloured by.
         names: of the groups, each with its colour.
         groups: ``(p,)`` the group of each point; -1 for grey.
@@ -87,7 +87,7 @@ def _views(atlas: Atlas, codes: CodeMap) -> Iterator[_View]:
         rooms = concept.rooms
         names = tuple(f"room {n + 1}" for n in range(min(len(rooms.rooms), len(COLOURS))))
         groups = _most(codes, rooms.of[codes.rows], {n: n for n in range(len(names))})
-        yield _View(str(rooms.concept), f"rooms of {concept.name}", names, groups)
+        yield _View(f"c{rooms.concept}", f"rooms of {concept.name}", names, groups)
 
 
 def _most(
@@ -150,13 +150,13 @@ def _words(numbers: npt.NDArray[np.int32], names: Sequence[str]) -> str:
 def _names(
     view: _View, places: npt.NDArray[np.float64], members: Sequence[npt.NDArray[np.intp]]
 ) -> str:
-    """The name of each group in the middle of its points."""
+    """The name of each group at the point where most of its images are."""
     groups, sizes = np.array(view.groups), np.array([len(own) for own in members])
     found = []
     for number, name in enumerate(view.names):
-        points = np.flatnonzero(groups == number)
-        if len(points):
-            x, y = np.median(np.repeat(places[points], sizes[points], axis=0), axis=0).tolist()
+        own = np.where(groups == number, sizes, 0)
+        if own.any():
+            x, y = places[own.argmax()].tolist()
             found.append(f'<text x="{x:.0f}" y="{y:.0f}">{text(shortened(name, _NAME))}</text>')
     return f'<g class="of {view.key}">{"".join(found)}</g>'
 

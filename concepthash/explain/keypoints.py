@@ -26,6 +26,7 @@ _POINTS, _IMAGES = "part_locs.csv", "images.csv"
 _IMAGE_COLUMNS = ("cub_image_id", "path", "official_split")
 _POINT_COLUMNS = ("cub_image_id", "part", "x", "y", "visible")
 _BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+_CUB_POINTS = "part_locs.txt"
 _RESTORE = "restore the file as it was published"
 
 
@@ -221,8 +222,16 @@ def is_visible(text: str, where: str) -> bool:
 
 def _find(source: Path) -> Path:
     if source.is_file():
+        text = source.suffix.lower() == ".txt" and source.name != _CUB_POINTS
+        if text and not source.with_name("parts.txt").is_file():  # nor a renamed one of CUB
+            raise DataError(
+                f"no part annotations: those are a {_POINTS} with {_IMAGES} beside it, or "
+                f"parts/{_CUB_POINTS} of CUB-200-2011",
+                where=source,
+                hint=f"--parts FOLDER/{_POINTS}",
+            )
         return source
-    places = (_POINTS, f"annotations/{_POINTS}", "parts/part_locs.txt")
+    places = (_POINTS, f"annotations/{_POINTS}", f"parts/{_CUB_POINTS}")
     for name in places if source.is_dir() else ():
         if (source / name).is_file():
             return source / name

@@ -64,8 +64,8 @@ class Rooms:
         entropy: of the value of a random image, bits.
         radius: an image is in a room if its value is at most this many bits from the middle.
         rooms: see :class:`Room`.
-        of: ``(n,)`` int32, the room of each image; -1 in none.
-        distances: ``(n,)`` int32, bits from its middle; those of images in no room mean nothing.
+        of: ``(n,)`` int16, the room of each image; -1 in none.
+        distances: ``(n,)`` int16, bits from its middle; those of images in no room mean nothing.
     """
 
     concept: int
@@ -74,8 +74,8 @@ class Rooms:
     entropy: float
     radius: int
     rooms: tuple[Room, ...]
-    of: npt.NDArray[np.int32]
-    distances: npt.NDArray[np.int32]
+    of: npt.NDArray[np.int16]
+    distances: npt.NDArray[np.int16]
 
     @property
     def elsewhere(self) -> int:
@@ -128,12 +128,12 @@ def find_rooms(
     nearest, distances = _assign(distinct, middles, radius)
     members = np.bincount(nearest[nearest >= 0], counts[nearest >= 0], len(middles)).astype(int)
     order = np.argsort(-members, kind="stable")
-    place = np.full(len(middles) + 1, -1, np.int32)  # the last is of those in none
+    place = np.full(len(middles) + 1, -1, np.int16)  # the last is of those in none
     place[order] = np.arange(len(order))
-    nearest, middles = place[nearest], middles[order]
-    of = nearest[inverse].astype(np.int32)
-    exact = np.bincount(nearest[distances == 0], counts[distances == 0], len(middles)).astype(int)
-    kinds = np.bincount(nearest[nearest >= 0], minlength=len(middles))
+    rooms_of, middles = place[nearest], middles[order]
+    of = rooms_of[inverse]
+    exact = np.bincount(rooms_of[distances == 0], counts[distances == 0], len(middles)).astype(int)
+    kinds = np.bincount(rooms_of[rooms_of >= 0], minlength=len(middles))
     rooms = []
     for number, middle in enumerate(middles):
         found = mixture(labels.numbers[of == number], labels.names)
@@ -156,7 +156,7 @@ def find_rooms(
         radius=radius,
         rooms=tuple(replace(r, near=near) for r, near in zip(rooms, _near(middles), strict=True)),
         of=of,
-        distances=distances[inverse],
+        distances=distances[inverse].astype(np.int16),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concepthash.errors import UsageError
+from concepthash.learn.lookup import check_backbone
 
 
 class Adapter(nn.Module):
@@ -213,6 +214,7 @@ def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTran
     Raises:
         UsageError: if timm does not know the model, or it is no vision transformer.
     """
+    check_backbone(name, timm.list_models())
     pool = "token" if "distilled" in name else ""  # the former have no other, and none is used
     try:
         vit = timm.create_model(

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import UsageError
+from concepthash.files import list_command, reason
 
 ConceptMode = Literal["parts", "paper"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -203,8 +204,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError("no such configuration file", where=path, hint="ls *.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"cannot read the configuration: {error}", where=path) from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the configuration: {reason(error)}", where=path, hint=list_command(path)
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the configuration: {error}",
+            where=path,
+            hint="mend that place: a setting is a line such as bits = 64, below [model]",
+        ) from None
 
 
 def load_config(path: Path, base: Config | None = None) -> Config:

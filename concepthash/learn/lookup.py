@@ -7,10 +7,13 @@ read: a pickle can run code. Nothing here needs torch, so a missing file is miss
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -18,13 +21,15 @@ from urllib.request import getproxies
 import huggingface_hub
 from huggingface_hub import constants
 
-from concepthash.errors import WeightsError
+from concepthash.errors import UsageError, WeightsError
 from concepthash.learn.config import ModelConfig
 
 VIT_FILES = ("model.safetensors", "open_clip_model.safetensors")
 CLIP_FILES = ("open_clip_model.safetensors",)
 """What the hub calls the weights of an image tower, and of a whole CLIP; one repository may hold
 both, and the image tower alone has no text encoder."""
+
+_REGISTERED = re.compile(r"^@register_model\ndef (\w+)\(", re.MULTILINE)
 
 HUB_TIMEOUT = 3.0
 """Seconds until a hub that does not answer counts as out of reach."""
@@ -137,6 +142,7 @@ def check_wanted(settings: ModelConfig, *, offline: bool) -> None:
     """Fail before torch is loaded where it is sure that weights are missing.
 
     Raises:
+        UsageError: if they are of a backbone that timm does not know.
         WeightsError: naming every path tried and the command to run.
     """
     if settings.weights and settings.weights != "none":
@@ -147,5 +153,40 @@ def check_wanted(settings: ModelConfig, *, offline: bool) -> None:
             try:
                 find_weights(settings.backbone, None, offline=True, note=lambda _: None)
             except WeightsError as error:
+                check_backbone(settings.backbone, timm_models())
                 where = f"{error.where}; hub cache: {cache} (empty)"
                 raise WeightsError(error.what, where=where, hint=error.hint) from None
+
+
+def timm_models() -> list[str]:
+    """What timm can create, read from its source: importing it takes torch, and seconds.
+
+    Empty if timm is not installed.
+    """
+    spec = find_spec("timm")
+    folders = spec.submodule_search_locations if spec is not None else None
+    files = [file for folder in folders or () for file in Path(folder).glob("models/*.py")]
+    return [name for file in files for name in _REGISTERED.findall(file.read_text("utf-8"))]
+
+
+def check_backbone(name: str, known: Collection[str]) -> None:
+    """Refuse a backbone that timm does not know.
+
+    Args:
+        name: timm's, with or without a pretrained tag.
+        known: the models there are, without tags; if there are none, nothing is refused.
+
+    Raises:
+        UsageError: with the nearest names, and how to list all.
+    """
+    model = name.partition(".")[0]
+    if not known or model in known or ":" in name:  # "hf-hub:..." is looked up elsewhere
+        return
+    vits = sorted(other for other in known if other.startswith("vit_"))
+    near = difflib.get_close_matches(model, vits, n=3) or ["vit_tiny_patch16_224"]
+    raise UsageError(
+        f"timm knows no backbone {name!r}",
+        where="model.backbone",
+        hint=f"--backbone {', or '.join(near)}; "
+        "python -c \"import timm; print(timm.list_models('vit_*'))\" lists them",
+    )

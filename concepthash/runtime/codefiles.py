@@ -13,6 +13,7 @@ a commit that never happened and are cut off by the next writer.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
-from concepthash.errors import GalleryError
+from concepthash.errors import GalleryError, GalleryUnreadable
 from concepthash.files import sync_folder
 from concepthash.runtime.records import Batch, Extent
 from concepthash.runtime.storage import damaged, storage_errors
@@ -154,14 +155,14 @@ class CodeFiles:
         """
         self.check(segment, rows)
         path, shape = self.path(segment), (rows, self.layout.nbytes)
-        with storage_errors(path):
+        with storage_errors(path, reading=True):
             return np.memmap(path, np.uint8, "r", HEADER_BYTES, shape).view(np.ndarray)
 
     def map_ids(self, segment: int, rows: int) -> npt.NDArray[np.int64]:
         """The ids of a sparse segment, memory-mapped, ``(rows,)`` int64; errors as :meth:`map`."""
         path = self.ids_path(segment)
         self._check(path, HEADER_BYTES + 8 * rows, IDS_MAGIC)
-        with storage_errors(path):
+        with storage_errors(path, reading=True):
             return np.memmap(path, "<i8", "r", HEADER_BYTES, (rows,)).view(np.ndarray)
 
     def check(self, segment: int, rows: int) -> None:
@@ -173,12 +174,16 @@ class CodeFiles:
         self._check(self.path(segment), self.size(rows), MAGIC)
 
     def _check(self, path: Path, committed: int, magic: bytes) -> None:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "is missing"
-            raise damaged(f"a segment of the gallery {what}", path)
-        with storage_errors(path), path.open("rb") as file:
-            header = file.read(_HEADER.size)
-            size = os.fstat(file.fileno()).st_size
+        with storage_errors(path, reading=True):
+            try:
+                mode = path.stat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                raise damaged("a segment of the gallery is missing", path) from None
+            if not stat.S_ISREG(mode):
+                raise damaged("a segment of the gallery is not a file", path)
+            with path.open("rb") as file:
+                header = file.read(_HEADER.size)
+                size = os.fstat(file.fileno()).st_size
         if size < committed:
             raise damaged(
                 f"the segment is truncated: {size} bytes, {committed} were committed", path
@@ -199,13 +204,19 @@ class CodeFiles:
         return damaged(f"the segment's header is damaged ({magic!r}, {version}, {bits})", path)
 
     def damage(self, extent: Extent, batches: Iterable[Batch]) -> Iterator[tuple[Path, str]]:
-        """Files of a segment that differ from what was committed, and in what, in row order."""
+        """Files of a segment that differ from what was committed, and in what, in row order.
+
+        Raises:
+            GalleryUnreadable: if one cannot be read.
+        """
         for path in (self.path(extent.segment), self.ids_path(extent.segment))[: 1 + extent.sparse]:
             try:
                 if path.suffix == ".ids":
                     self.map_ids(extent.segment, extent.rows)
                 else:
                     self.check(extent.segment, extent.rows)
+            except GalleryUnreadable:
+                raise
             except GalleryError as error:
                 yield path, error.what
                 return

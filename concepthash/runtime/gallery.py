@@ -125,7 +125,7 @@ class Gallery(Writer):
         with ExitStack() as stack:
             if write:
                 stack.enter_context(writer_lock(folder / LOCK))
-            with storage_errors(file):
+            with storage_errors(file, reading=not write):
                 database = stack.enter_context(closing(schema.connect(file, write=write)))
                 identity = schema.read_identity(database, file)
             owner = bytes.fromhex(identity.gallery)

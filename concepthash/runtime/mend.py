@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +24,7 @@ from concepthash.runtime.place import DATABASE, SEGMENTS
 from concepthash.runtime.records import Batch, Extent
 from concepthash.runtime.rewrite import Block
 from concepthash.runtime.soundness import differences
+from concepthash.runtime.storage import storage_errors
 
 Ids: TypeAlias = npt.NDArray[np.int64] | range
 _REMOVED = "removed.jsonl"
@@ -113,7 +114,7 @@ class Mender:
     def _codes(self, segment: int) -> Codes:
         """Whatever codes are in a segment's file, its header aside."""
         path, width = self._files.path(segment), self._files.layout.nbytes
-        with suppress(OSError):
+        with _present(path):
             rows = (path.stat().st_size - HEADER_BYTES) // width
             if path.is_file() and rows > 0:
                 return np.memmap(path, np.uint8, "r", HEADER_BYTES, (rows, width)).view(np.ndarray)
@@ -122,8 +123,8 @@ class Mender:
     def _filed_ids(self, batch: Batch) -> npt.NDArray[np.int64]:
         """Whatever a segment's ids file has for a batch, its header aside."""
         path, end = self._files.ids_path(batch.segment), batch.first_row + batch.rows
-        with suppress(OSError):
-            if path.is_file() and path.stat().st_size >= HEADER_BYTES + 8 * end:
+        with _present(path):
+            if path.stat().st_size >= HEADER_BYTES + 8 * end and path.is_file():
                 ids = np.memmap(path, "<i8", "r", HEADER_BYTES, (end,)).view(np.ndarray)
                 return ids[batch.first_row :]
         return np.empty(0, np.int64)
@@ -207,6 +208,13 @@ class Mender:
 
     def _take(self, path: Path) -> None:
         path.rename(self._aside / path.name)
+
+
+@contextmanager
+def _present(path: Path) -> Iterator[None]:
+    """Pass over what a missing file has; one that cannot be read must not count as empty."""
+    with storage_errors(path, reading=True), suppress(FileNotFoundError, NotADirectoryError):
+        yield
 
 
 def _apart(kept: Iterable[_Kept]) -> list[_Kept]:

@@ -68,6 +68,7 @@ def check(path: str | Path) -> list[Damage]:
 
     Raises:
         GalleryError: if there is no gallery, or it is of a newer format.
+        GalleryUnreadable: if one of its files cannot be read: that is no damage.
     """
     try:
         with Gallery.open(path) as gallery:
@@ -84,11 +85,13 @@ def repair(path: str | Path) -> RepairReport:
     Raises:
         GalleryError: if there is no gallery, it is of a newer format, or its database no longer
             says what the gallery is; nothing is changed then.
+        GalleryUnreadable: if one of its files cannot be read; nothing is changed then either.
         GalleryLocked: if another process is writing to it.
     """
     folder = Path(path)
     report = RepairReport(folder, check(folder), strays=strays(folder))
     if report.damage:
+        _require_readable(folder)
         with storage_errors(folder), writer_lock(folder / LOCK):
             report.aside = _new_folder(folder)
             try:
@@ -100,6 +103,21 @@ def repair(path: str | Path) -> RepairReport:
     with Gallery.open(folder, write=bool(report.damage)) as gallery:
         report.images = len(gallery)
     return report
+
+
+def _require_readable(folder: Path) -> None:
+    """Look at every file before one is touched: what cannot be read would pass for lost.
+
+    Raises:
+        GalleryUnreadable: naming the first.
+    """
+    segments = folder / SEGMENTS
+    with storage_errors(segments, reading=True):
+        files = sorted(segments.iterdir()) if segments.is_dir() else []
+    for file in [*sorted(folder.glob(f"{DATABASE}*")), *files]:
+        with storage_errors(file, reading=True):
+            if file.is_file():
+                file.open("rb").close()
 
 
 def _mend(folder: Path, aside: Path) -> int:

@@ -225,7 +225,7 @@ class Snapshot:
     def stats(self) -> Stats:
         """The gallery in numbers."""
         committed = self._extents()
-        with storage_errors(self.path):
+        with storage_errors(self.path, reading=True):
             total = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return Stats(
             images=len(self),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from concepthash.errors import GalleryError
+from concepthash.errors import GalleryError, GalleryLocked, GalleryUnreadable
 from concepthash.runtime import records
 from concepthash.runtime.codefiles import CodeFiles
 from concepthash.runtime.entries import Damage
@@ -28,6 +28,9 @@ def damage(
 
     The database has no checksums of its own: SQLite checks its structure, we check the values and
     that images and codes add up. A flipped bit within a path or a label is not noticed.
+
+    Raises:
+        GalleryUnreadable, GalleryLocked: if a file cannot be looked at, which says nothing of it.
     """
     from concepthash.runtime import tablestore
 
@@ -49,6 +52,8 @@ def damage(
                 )
         owner = files.gallery.hex()
         yield from (Damage(*found) for found in tablestore.damage(tables, owner, extents))
+    except (GalleryUnreadable, GalleryLocked):
+        raise
     except GalleryError as error:
         yield Damage(file, error.what)
 

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from concepthash.errors import GalleryDamaged, GalleryError, GalleryLocked
+from concepthash.errors import (
+    GalleryDamaged,
+    GalleryError,
+    GalleryLocked,
+    GalleryUnreadable,
+)
+from concepthash.files import list_command, reason
 
 if sys.platform == "win32":
     import msvcrt
@@ -30,6 +36,8 @@ else:
 
 
 _VERIFY = "run the command again; chash index verify GALLERY says whether the files are whole"
+_DENIED = (errno.EACCES, errno.EPERM)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NAMING_SECONDS = 0.05
 """What a writer needs at most from taking the lock to writing its process id."""
 
@@ -70,8 +78,11 @@ def writer_lock(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def storage_errors(where: Path) -> Iterator[None]:
-    """Turn what the system or SQLite reports inside the block into a GalleryError on ``where``."""
+def storage_errors(where: Path, *, reading: bool = False) -> Iterator[None]:
+    """Turn what the system or SQLite reports inside the block into a GalleryError on ``where``.
+
+    ``reading`` says that nothing is written in the block: what is forbidden then is to read.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -79,7 +90,7 @@ def storage_errors(where: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # from sqlite3, for damaged names in its own messages too
         raise damaged("the database is damaged: text that is not Unicode", where) from error
     except OSError as error:
-        raise _from_system(error, where) from error
+        raise _from_system(error, where, reading=reading) from error
 
 
 def disk_full(where: Path) -> GalleryError:
@@ -100,10 +111,21 @@ def read_only(where: Path) -> GalleryError:
     )
 
 
-def _from_system(error: OSError, where: Path) -> GalleryError:
+def unreadable(what: str, where: Path) -> GalleryUnreadable:
+    """The error of a file or folder of which nothing is known but that it cannot be read."""
+    return GalleryUnreadable(
+        f"the gallery cannot be read: {what}; that is no damage",
+        where=where,
+        hint=list_command(where),
+    )
+
+
+def _from_system(error: OSError, where: Path, *, reading: bool) -> GalleryError:
+    if reading and error.errno in (*_DENIED, *_EXHAUSTED):
+        return unreadable(reason(error).lower(), where)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return disk_full(where)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (*_DENIED, errno.EROFS):
         return read_only(where)
     if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
         return damaged("a folder is where a file should be, or a file where a folder should", where)
@@ -125,7 +147,7 @@ def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
             hint="a path can be in a gallery once: remove it first, or update its entry",
         )
     if code == sqlite3.SQLITE_CANTOPEN:
-        return GalleryError(
+        return GalleryUnreadable(
             "the database cannot be opened, nor the -wal and -shm files beside it",
             where=where,
             hint=f"check that the folder can be read and written: ls -la {where.parent}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from concepthash.serve.replies import Refused
 FIELD_BYTES = 2**13
 LONGEST_NAME = 255
 _LONGEST_BOUNDARY = 200
+
+# The parser warns of every malformed form; whoever sent it hears of it, and the terminal need not.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from concepthash.bundle import Bundle
 from concepthash.codes import Codes
-from concepthash.errors import ConceptHashError, Skipped
+from concepthash.errors import BundleError, ConceptHashError, Skipped
 from concepthash.runtime import machine
 from concepthash.runtime.bench.accuracy import (
     CHUNK,
@@ -100,7 +100,7 @@ def bench(
     """Measure ``targets`` of a bundle side by side.
 
     Args:
-        bundle: whose files are what its manifest says; see :meth:`Bundle.verify`.
+        bundle: on disk; a file that is not what its manifest says costs its rows only.
         targets: of :func:`concepthash.runtime.bench.targets.list_targets`.
         images: what is hashed; all of them for the codes, the first ones for the time.
         batches: images a run, each at least 1.
@@ -247,7 +247,10 @@ class _Job:
                 )
 
     def _cannot(self, target: Target, error: ConceptHashError, batch: int | None = None) -> None:
-        self.not_run.append(NotRun(target, error.what, error.hint, batch))
+        home, damaged = self.bundle.path, None
+        if isinstance(error, BundleError):
+            damaged = home if self.bundle.alone else home / target.file
+        self.not_run.append(NotRun(target, error.what, error.hint, batch, damaged))
 
     def result(self, targets: Sequence[Target], cold: Mapping[Target, float]) -> Benched:
         """Everything found, in the order of ``targets``."""

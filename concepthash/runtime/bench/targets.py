@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from concepthash.bundle import FIRST_ARTIFACT, Artifact, Bundle
 from concepthash.errors import UsageError
@@ -32,12 +33,16 @@ class Target:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A target, or one batch size of it, that cannot run here; ``hint`` says what would help."""
+    """A target, or one batch size of it, that cannot run here; ``hint`` says what would help.
+
+    ``damaged`` is the file at fault, if it is that and not this machine.
+    """
 
     target: Target
     reason: str
     hint: str | None
     batch: int | None = None
+    damaged: Path | None = None
 
 
 REFERENCE = Target(FIRST_ARTIFACT, "onnxruntime", "cpu")

@@ -105,7 +105,7 @@ def decode_batches(
         except ImageError as error:
             return error
         except Exception as error:  # a lazily loaded image, or one too large for the memory
-            return ImageError(f"cannot prepare: {error or type(error).__name__}")
+            return ImageError(f"cannot prepare: {str(error) or type(error).__name__}")
 
     waits = Waits() if waits is None else waits
     numbered = enumerate(sources)

@@ -264,7 +264,7 @@ def plot_pr(evaluation: Evaluation, path: str | Path) -> Path:
 
 
 def check_plot(path: Path) -> Any:
-    """The empty figure of :func:`plot_pr`: what hinders a plot is known before anything is measured.
+    """The empty figure of :func:`plot_pr`; asked for before the work, it tells what is missing.
 
     Raises:
         BackendError, UsageError: as :func:`plot_pr`.

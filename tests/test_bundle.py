@@ -83,8 +83,17 @@ def test_open__ignores_fields_of_a_later_version(bundle):
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
 def test_open__refuses_a_damaged_manifest(bundle, text):
     (bundle.path / MANIFEST).write_text(text)
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="manifest is damaged") as caught:
         Bundle.open(bundle.path)
+    assert "copy the bundle again" in caught.value.hint
+
+
+def test_open__a_manifest_that_cannot_be_read_is_not_called_damaged(bundle):
+    (bundle.path / MANIFEST).unlink()
+    (bundle.path / MANIFEST).mkdir()
+    with pytest.raises(BundleError, match="cannot read the manifest: Is a directory") as caught:
+        Bundle.open(bundle.path)
+    assert caught.value.hint == f"ls -l {bundle.path / MANIFEST}"
 
 
 def test_open__says_what_is_missing(tmp_path, bundle):

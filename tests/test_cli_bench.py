@@ -137,6 +137,8 @@ def test_bench__plot_without_matplotlib_is_refused_before_the_work(
         (["--device", "tpu"], "auto, cpu, cuda"),
         (["--verify", "--plot", "bench.png"], "--plot"),
         (["--out", "nowhere/bench.json"], "mkdir -p nowhere"),
+        (["--out", "."], "something else is there"),
+        (["--plot", "nowhere/bench.png"], "mkdir -p nowhere"),
     ],
 )
 def test_bench__says_what_is_wrong_with_its_arguments(
@@ -152,6 +154,46 @@ def test_bench__refuses_a_damaged_bundle(chash: Chash, bundle: Bundle) -> None:
     result = chash("bench", bundle.path, *QUICK)
     assert result.code == 1
     assert "sha256 differs" in result.err
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("damaged", ["fp16", "fp32"])
+def test_bench__goes_on_after_a_damaged_artefact_and_exits_3(
+    chash: Chash, bundle: Bundle, damaged: str
+) -> None:
+    bundle = add(bundle, "fp16", tiny_graph(16, 2, 32))
+    name = "model.fp16.onnx" if damaged == "fp16" else "model.onnx"
+    bundle.file(name).write_bytes(b"damaged")
+    result = chash("bench", bundle.path, *QUICK, "--device", "cpu", "--json")
+    assert result.code == 3
+    assert f"skipped 1:\n  {bundle.path / name}: the file is not the one that was" in result.err
+    value = result.json("chash.bench/1")
+    assert [item["path"] for item in value["skipped"]] == [str(bundle.path / name)]
+    measured = [row for row in value["rows"] if row["status"] == "measured"]
+    (other,) = {"fp16", "fp32"} - {damaged}
+    assert {row["artifact"]["precision"] for row in measured} == {other}
+    assert [row["agreement"] is None for row in measured] == [damaged == "fp32"] * 2
+    (lost,) = [row for row in value["rows"] if row["status"] == "skipped"]
+    assert "sha256 differs" in lost["reason"]
+    assert lost["try"].startswith("copy the bundle again")
+
+
+@pytest.mark.usefixtures("fakes")
+def test_bench__replaces_its_own_result_and_no_other_file(chash: Chash, bundle: Bundle) -> None:
+    arguments = ("bench", bundle.path, *QUICK, "--device", "cpu", "--out", "out.json")
+    for foreign in ("my notes", "[1]", '{"schema": "chash.eval/1"}'):
+        Path("out.json").write_text(foreign)
+        for verify in ([], ["--verify"]):
+            refused = chash(*arguments, *verify)
+            assert (refused.code, refused.out) == (2, "")
+            assert "where: out.json\ntry: another --out; --force replaces it" in refused.err
+            assert "drawn birds" not in refused.err
+        assert Path("out.json").read_text() == foreign
+    assert chash(*arguments, "--force").code == 0
+    assert json.loads(Path("out.json").read_text())["schema"] == "chash.bench/1"
+    assert chash(*arguments, "--verify").code == 0
+    assert json.loads(Path("out.json").read_text())["schema"] == "chash.verify/1"
+    assert chash(*arguments).code == 0
 
 
 def test_bench__takes_the_newest_bundle_and_settings_of_a_file(

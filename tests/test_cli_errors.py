@@ -200,6 +200,86 @@ def test_eval__of_data_without_photos_names_its_own_command(chash: Chash, galler
     assert "try: chash eval tiny-0.chb --data FOLDER_OF_CLASS_FOLDERS" in result.err
 
 
+OUTPUTS = {"--csv": "x.csv", "--pr-curve": "x.svg", "--save-codes": "codes"}
+
+
+def eval_outputs(chash: Chash, place: str, option: str) -> Outcome:
+    """What evaluating to a file in a folder says, and that it computes and leaves nothing."""
+    before = sorted(Path().rglob("*"))
+    result = chash("eval", "tiny-0.chb", "--data", "shop", option, f"{place}/{OUTPUTS[option]}")
+    assert (result.code, result.out) == (2, "")
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "where", "try"]
+    assert sorted(Path().rglob("*")) == before
+    return result
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_eval__refuses_an_output_it_could_not_write_before_it_computes(
+    chash: Chash, gallery: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if option == "--pr-curve":
+        pytest.importorskip("matplotlib")
+    Path("file").write_text("mine")
+    eval_outputs(chash, "file", option)
+    if option == "--save-codes":
+        assert chash("eval", "tiny-0.chb", "--data", "shop", option, "new/codes").code == 0
+        assert Path("new/codes/database.npz").is_file()
+    else:
+        assert "try: mkdir -p new" in eval_outputs(chash, "new", option).err
+        Path("x.csv").mkdir()
+        Path("x.svg").mkdir()
+        assert "something else is there" in eval_outputs(chash, ".", option).err
+    Path("closed").mkdir()
+    monkeypatch.setattr("concepthash.cli.outfile.os.access", lambda place, how: how == os.R_OK)
+    assert "permission denied" in eval_outputs(chash, "closed", option).err
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_eval__refuses_a_folder_this_user_may_not_write_to(
+    chash: Chash, gallery: Path, option: str
+) -> None:
+    if option == "--pr-curve":
+        pytest.importorskip("matplotlib")
+    Path("closed").mkdir(mode=0o555)
+    if os.access("closed", os.W_OK):
+        pytest.skip("this user may write anywhere")
+    assert "permission denied" in eval_outputs(chash, "closed", option).err
+
+
+def test_eval__refuses_a_plot_it_cannot_draw_before_it_computes(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = chash("eval", "tiny-0.chb", "--data", "shop", "--pr-curve", "x.png")
+    assert (result.code, result.out) == (6, "")
+    assert result.err.splitlines()[0] == "error: plots need matplotlib"
+
+
+def test_query__of_a_folder_without_photos_hints_at_that_folder(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("no photos").mkdir()
+    result = chash("query", "no photos")
+    assert result.code == 4
+    assert result.err.splitlines()[-1] == "try: ls 'no photos'"
+    monkeypatch.setattr(sys, "stdin", __import__("io").StringIO(""))
+    assert "try: find FOLDER -name '*.jpg' | chash query -" in chash("query", "-").err
+
+
+def test_index__of_nothing_but_skipped_photos_suggests_no_query(
+    chash: Chash, gallery: Path
+) -> None:
+    Path("broken").mkdir()
+    Path("broken/0.png").write_bytes(b"no photo")
+    result = chash("index", "broken")
+    assert result.code == 3
+    assert "chash query" not in result.err
+    photo(Path("broken/1.png"), 7)
+    result = chash("index", "broken")
+    assert result.code == 3
+    assert "next: chash query IMAGE --gallery broken.chg" in result.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -7,10 +7,12 @@ from cli_entry import Chash
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
+from tiny_bundle import tiny_bundle
 from tiny_run import drawn_birds, parts_config
 
 from concepthash.formats import FORMATS, PRECISIONS
 from concepthash.learn.train import train
+from concepthash.limits import LIMITS, Limits
 
 LOOSE = ("--gate", "bits=30%,map=1", "--sample", "8")
 
@@ -56,9 +58,10 @@ def test_export__bundle_gets_more(chash: Chash, run, tmp_path):
     assert "--force" in again.err
 
 
-def test_export__gate_that_fails_exits_7(chash: Chash, run, tmp_path):
+def test_export__gate_that_fails_exits_7(chash: Chash, run, tmp_path, monkeypatch):
+    monkeypatch.setitem(LIMITS, "fp32", Limits(bits=1, overlap=1.1))  # nothing is that good
     out = tmp_path / "a.chb"
-    result = chash("export", run, "--out", out, "--gate", "overlap=1.1", "--sample", "8")
+    result = chash("export", run, "--out", out, "--sample", "8")
     assert result.code == 7
     assert "top-10 overlap" in result.err
     assert not out.exists()
@@ -72,6 +75,8 @@ def test_export__gate_that_fails_exits_7(chash: Chash, run, tmp_path):
         (["--precision", ""], "nothing was named"),
         (["--format", "tensorrt"], "onnx, openvino, trt, trt-rtx"),
         (["--gate", "bits=lots"], "--gate bits=0.5%"),
+        (["--gate", "overlap=1.5"], "a share is at most 1"),
+        (["--gate", "overlap=1.5", "--dry-run"], "a share is at most 1"),
         (["--keep-fp32", "-1"], "--keep-fp32 0"),
         (["--calibrate-n", "0"], "--calibrate-n 512"),
         (["--calibrate", "gone"], "no such folder"),
@@ -98,3 +103,13 @@ def test_export__help_names_every_format(chash: Chash):
     text = " ".join(chash("export", "--help").out.split())
     for form in FORMATS.values():
         assert f"{form.name}: {form.text}" in text
+
+
+def test_export__a_checkpoint_of_a_bundle_is_refused(chash: Chash, tmp_path, monkeypatch):
+    out = tiny_bundle(tmp_path).path
+    result = chash("export", out, "--checkpoint", "last", "--dry-run")
+    assert (result.code, result.out) == (2, "")
+    assert "only a run has checkpoints" in result.err
+    assert "try: leave it out" in result.err
+    monkeypatch.setenv("CHASH_CHECKPOINT", "last")  # of runs to come
+    assert chash("export", out, "--dry-run").code == 0

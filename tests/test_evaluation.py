@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -183,6 +184,22 @@ def test_plot_pr__writes_a_picture(report: ev.Evaluation, tmp_path: Path) -> Non
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="no plot can be written"):
         ev.plot_pr(report, tmp_path / "pr.docx")
+
+
+def test_plot_pr__on_a_fake_full_disk_leaves_the_old_picture(
+    report: ev.Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "pr.svg"
+    path.write_text("old")
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("concepthash.files.os.fsync", fails)
+    with pytest.raises(OSError, match="No space"):
+        ev.plot_pr(report, path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("pr.svg", "old")]
 
 
 def test_plot_pr__names_the_extra_when_matplotlib_is_missing(

@@ -280,3 +280,18 @@ def test_groups__are_those_of_the_protocol() -> None:
     assert groups_of(KEY_POINTS) == groups_of(MASK_PARTS) == tuple(GROUPS)
     assert part_group("left headlight") == part_group("right headlight") == "headlight"
     assert groups_of(["wheel", "tail", "left wheel", "beak"]) == ("head", "tail", "wheel")
+
+
+def test_read_annotations__says_what_a_text_file_should_be(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("1 1 2.0 3.0 1\n")
+    with pytest.raises(
+        DataError, match=r"no part annotations: those are a part_locs\.csv"
+    ) as raised:
+        read_annotations(notes)
+    assert (raised.value.where, raised.value.hint) == (str(notes), "--parts FOLDER/part_locs.csv")
+    for file in (notes, tmp_path / "part_locs.txt"):  # a renamed one, and one that lacks a part
+        notes.with_name("parts.txt").write_text("1 beak\n")
+        file.write_text("1 1 2.0 3.0 1\n")
+        with pytest.raises(DataError, match=r"train_test_split\.txt is missing"):
+            read_annotations(file)

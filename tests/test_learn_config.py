@@ -35,7 +35,7 @@ def test_load_config__reads_sections_over_the_defaults(tmp_path):
         ("[model]\nconcept_dim = 100", "8 heads", "concept_heads"),
         ("[data]\ncrop = 300", "at least 300", "data.resize=300"),
         ("[train]\npatience = 2\n[data]\nval_share = 0.0", "early stopping", "--val"),
-        ("[train", "cannot read", None),
+        ("[train", "cannot read", "bits = 64"),
     ],
 )
 def test_load_config__says_what_is_wrong(tmp_path, text, what, hint):
@@ -51,6 +51,12 @@ def test_load_config__says_what_is_wrong(tmp_path, text, what, hint):
 def test_load_config__missing_file(tmp_path):
     with pytest.raises(UsageError, match="no such"):
         load_config(tmp_path / "none.toml")
+
+
+def test_load_config__a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match="cannot read the configuration: Is a directory") as error:
+        load_config(tmp_path)
+    assert error.value.hint == f"ls -l {tmp_path}"
 
 
 def test_config__json_round_trip():

@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
 
 from concepthash.errors import UsageError, WeightsError  # noqa: E402
 from concepthash.learn.backbone import create_vit  # noqa: E402
-from concepthash.learn.config import GuidanceConfig  # noqa: E402
+from concepthash.learn.config import GuidanceConfig, ModelConfig  # noqa: E402
 from concepthash.learn.guidance import embed_classes  # noqa: E402
-from concepthash.learn.lookup import CLIP_FILES, find_weights  # noqa: E402
+from concepthash.learn.lookup import CLIP_FILES, check_wanted, find_weights, timm_models  # noqa: E402
 from concepthash.learn.weights import load_vit  # noqa: E402
 
 
@@ -28,6 +29,25 @@ def test_find_weights__missing_and_offline_names_every_path(monkeypatch, tmp_pat
     (tmp_path / "mine" / "vit_x.safetensors").touch()
     found = find_weights("vit_x", None, offline=True, note=lambda _: None)
     assert found == tmp_path / "mine" / "vit_x.safetensors"
+
+
+def test_check_wanted__tells_an_unknown_backbone_from_missing_weights(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("vit_tiny_patch16_242", "vit_tiny_patch16_242.augreg"):
+        with pytest.raises(UsageError, match=f"timm knows no backbone '{name}'") as error:
+            check_wanted(ModelConfig(backbone=name), offline=True)
+        assert "--backbone vit_tiny_patch16_224, or" in error.value.hint
+        assert "timm.list_models('vit_*')" in error.value.hint
+    with pytest.raises(UsageError, match="nonsense"):
+        check_wanted(ModelConfig(backbone="nonsense"), offline=True)
+    for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k", "hf-hub:owner/name"):
+        with pytest.raises(WeightsError, match="no weights"):
+            check_wanted(ModelConfig(backbone=name), offline=True)
+
+
+def test_timm_models__are_those_timm_lists():
+    assert sorted(timm_models()) == sorted(timm.list_models())
 
 
 def test_find_weights__a_cached_image_tower_is_no_whole_clip(monkeypatch, tmp_path):

@@ -190,7 +190,8 @@ def _open(source: Source, short_side: int | None) -> tuple[Image.Image, Frame]:
     except UnidentifiedImageError:
         raise ImageError("not an image Pillow can read", where=name) from None
     except Exception as error:  # a decoder fed a broken file may raise nearly anything
-        raise ImageError(f"cannot decode: {str(error) or type(error).__name__}", where=name) from None
+        what = str(error) or type(error).__name__
+        raise ImageError(f"cannot decode: {what}", where=name) from None
 
 
 def _whole(image: Image.Image) -> tuple[Image.Image, Frame]:

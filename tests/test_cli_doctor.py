@@ -48,7 +48,7 @@ def test_doctor__reports_and_exits_0(chash: Chash, monkeypatch: pytest.MonkeyPat
         "torch",
         "disk",
     }
-    assert {"index", "query", "eval", "bench"} <= set(value["ready"])
+    assert {"index", "query", "explain", "atlas", "eval", "bench"} <= set(value["ready"])
     for name in ("doctor", "doctor_gpu"):
         monkeypatch.setattr(f"concepthash.cli.{name}.version", lambda package: "1.0")
     text = chash("doctor").out
@@ -58,7 +58,8 @@ def test_doctor__reports_and_exits_0(chash: Chash, monkeypatch: pytest.MonkeyPat
     result = chash("doctor")
     assert result.code == 0
     assert "pip install 'concepthash[train]'" in result.out
-    assert result.out.splitlines()[-1] == "Ready: index, query, eval, bench."
+    assert "pip install 'concepthash[serve]'" in result.out
+    assert result.out.splitlines()[-1] == "Ready: index, query, explain, atlas, eval, bench."
 
 
 def test_doctor__imports_neither_torch_nor_openvino_into_itself() -> None:

@@ -19,6 +19,8 @@ EXAMPLES = ("chash doctor", "chash doctor --json")
 
 _TRAINING = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "safetensors")
 _EXPORT = ("onnx", "onnxscript")
+_SERVING = ("uvicorn", "msgspec", "python-multipart", "prometheus-client")
+_MAPS = ("scikit-learn",)
 _LOW_DISK_GB = 2.0
 _LOW_MEMORY_GB = 1.0
 _GIGA = 1e9
@@ -57,6 +59,8 @@ def _checks() -> Iterator[Check]:
     yield _kernel()
     yield _group("train", _TRAINING)
     yield _group("export", _EXPORT)
+    yield _group("serve", _SERVING)
+    yield _group("atlas", _MAPS, without="only the map of an atlas needs it")
     yield from doctor_gpu.checks()
     yield _disk()
     yield Check("network", "ok", "not checked: only train may use it, --offline forbids it")
@@ -164,11 +168,16 @@ def _forced() -> bool:
     return bool(os.environ.get(native.VARIABLE))
 
 
-def _group(extra: str, packages: tuple[str, ...]) -> Check:
+def _group(extra: str, packages: tuple[str, ...], *, without: str = "") -> Check:
+    """What an extra needs, and the command that brings it.
+
+    Args:
+        without: what is missed, where the verb works nevertheless.
+    """
     found = {name: version(name) for name in packages}
     lacking = [name for name, version in found.items() if version is None]
     if lacking:
-        value = f"not installed: {', '.join(lacking)}"
+        value = f"not installed: {', '.join(lacking)}" + (f"; {without}" if without else "")
         return Check(extra, "missing", value, f"pip install 'concepthash[{extra}]'")
     shown = [f"{name} {found[name]}" for name in packages[:4] if name != "torchvision"]
     return Check(extra, "ok", ", ".join(shown))
@@ -184,7 +193,10 @@ def _disk() -> Check:
 def _ready(checks: list[Check]) -> list[str]:
     """The verbs that work with what is installed."""
     works = {check.name for check in checks if check.status == "ok"}
-    ready = ["index", "query", "eval", "bench"] if "runtime" in works else []
+    verbs = ["index", "query", "explain", "atlas", "eval", "bench"]
+    ready = verbs if "runtime" in works else []
+    if {"serve", "runtime"} <= works:
+        ready.append("serve")
     if "train" in works:
         ready.append("train")
     if {"train", "export", "runtime"} <= works:

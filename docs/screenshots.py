@@ -161,8 +161,12 @@ def reports(browser: Browser, demo: Path, work: Path, out: Path) -> None:
     for command in (atlas, [*explain, "--preview", "none"]):
         subprocess.run([*CHASH, *command], cwd=work, check=True, stdout=subprocess.DEVNULL)
     save(out / "why.png", (work / "why" / "explanation.png").read_bytes())
-    for name, file in (("atlas", "atlas.html"), ("explain", "why/explanation.html")):
-        save(out / f"{name}.png", open_page(browser, (work / file).as_uri()).screenshot())
+    page = open_page(browser, (work / "why" / "explanation.html").as_uri())
+    save(out / "explain.png", page.screenshot())
+    page = open_page(browser, (work / "atlas.html").as_uri())
+    page.evaluate("document.getElementById('c2').scrollIntoView()")  # rooms, not the introduction
+    settle(page)
+    save(out / "atlas.png", page.screenshot())
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ numbers over a power of two, so they are exact. :func:`colour_logits` is the ora
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from concepthash.bundle import MODEL, Bundle, Manifest, fingerprint, write_bundle
+from concepthash.bundle import METADATA_KEY, MODEL, Bundle, Manifest, fingerprint, write_bundle
 from concepthash.codes import CodeLayout
 from concepthash.images import Pixels, Preprocess
 
@@ -52,6 +53,16 @@ def colour_bundle(folder: Path) -> Bundle:
         concept_names=("red", "green", "blue"),
     )
     return write_bundle(folder / "colour.chb", manifest, {MODEL: _graph()})
+
+
+def lone_file(bundle: Bundle, path: Path) -> Path:
+    """The graph of a bundle as a file of its own, with the manifest in it."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bundle.file(MODEL))
+    text = json.dumps({**bundle.manifest.to_json(), "files": {}})
+    onnx.helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.save(model, path)
+    return path
 
 
 def _graph() -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from concepthash.serve.batching import Counters
 from concepthash.serve.engine import Limits, Stats
+from concepthash.serve.limits import Status
 
 CODE = "0102ff"
 
@@ -26,6 +27,7 @@ class FakeEngine:
         self.limits = Limits()
         self.begun = self.dropped = 0
         self.stopped = False
+        self.status: Status = "ok"
         self.trouble: str | None = None
 
     async def start(self) -> None:
@@ -68,8 +70,8 @@ class FakeEngine:
             "resize": 32, "side": 32, "heat": [[0, 0, 0]], "colours": [[0, 0, 0]] * 3,
         }  # fmt: skip
 
-    def healthy(self) -> str | None:
-        return self.trouble
+    def health(self) -> tuple[Status, str | None]:
+        return self.status, self.trouble
 
     def stats(self) -> Stats:
         return Stats(

@@ -20,6 +20,7 @@ class Shown(HTMLParser):
         html: the whole of it.
         tags: names of elements, in order.
         pictures: each with its alternative text.
+        links: where they lead.
         words: all text outside of style and title.
     """
 
@@ -32,6 +33,7 @@ class Shown(HTMLParser):
     def __post_init__(self) -> None:
         super().__init__()
         self._open: list[str] = []
+        self._level = 0
         self.feed(self.html)
         self.close()
         assert self._open == [], "elements are left open"
@@ -42,6 +44,9 @@ class Shown(HTMLParser):
         assert not any(name.startswith("on") for name in given)
         if tag not in _VOID:
             self._open.append(tag)
+        if tag in ("h1", "h2", "h3"):
+            assert int(tag[1]) <= self._level + 1, f"{tag} leaves out a level"
+            self._level = int(tag[1])
         if tag == "th":
             assert given["scope"] in ("row", "col")
         if tag == "a":

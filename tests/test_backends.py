@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +13,11 @@ import numpy as np
 import pytest
 from cli_entry import Chash
 from cli_entry import photos as photo_folder
+from colour_bundle import lone_file
 from tiny_bundle import tiny_bundle, tiny_codes
 
 import concepthash
-from concepthash.bundle import FIRST_ARTIFACT, METADATA_KEY, Artifact, Bundle, extend_bundle
+from concepthash.bundle import FIRST_ARTIFACT, Artifact, Bundle, extend_bundle
 from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, BundleError, UsageError
 from concepthash.formats import FORMATS
@@ -396,13 +396,7 @@ def test_auto__openvino_where_onnx_runtime_is_missing(
 @pytest.fixture
 def lone(tmp_path: Path) -> Path:
     """An ONNX file that was taken out of its bundle, with the manifest in it."""
-    onnx = pytest.importorskip("onnx")
-    made = tiny_bundle(tmp_path / "whole")
-    model = onnx.load(made.file("model.onnx"))
-    text = json.dumps({**made.manifest.to_json(), "files": {}})
-    onnx.helper.set_model_props(model, {METADATA_KEY: text})
-    onnx.save(model, tmp_path / "alone.onnx")
-    return tmp_path / "alone.onnx"
+    return lone_file(tiny_bundle(tmp_path / "whole"), tmp_path / "alone.onnx")
 
 
 def test_open_encoder__a_lone_file(lone: Path) -> None:

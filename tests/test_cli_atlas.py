@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 from cli_entry import Chash
-from colour_bundle import colour_bundle, painted
+from colour_bundle import colour_bundle, lone_file, painted
 from tiny_bundle import tiny_bundle
 
-from concepthash.bundle import METADATA_KEY, Bundle
+from concepthash.bundle import Bundle
 
 
 @pytest.fixture
@@ -68,11 +67,7 @@ def test_atlas__settings_of_its_table(chash: Chash, gallery: Path) -> None:
 
 
 def test_atlas__of_a_lone_onnx_file(chash: Chash, gallery: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    manifest = {**Bundle.open("colour.chb").manifest.to_json(), "files": {}}
-    model = onnx.load("colour.chb/model.onnx")
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(manifest)})
-    onnx.save(model, "lone.onnx")
+    lone_file(Bundle.open("colour.chb"), Path("lone.onnx"))
     Path("colour.chb").rename("hidden")
     result = chash("atlas", gallery, "--model", "lone.onnx", "--json")
     assert result.code == 0
@@ -124,8 +119,8 @@ def test_atlas__without_scikit_learn_names_what_adds_the_map(
         (["--split", "val"], 2, "unknown split 'val'", "test, train, all"),
         (["--threads", "0"], 2, "0 threads", "--threads 1"),
         (["--out", "birds"], 2, "a folder, not a file", "--out birds/atlas.html"),
-        (["--out", "mine.html"], 2, "that chash did not write", "another folder"),
-        (["--out", "mine.html/a.html"], 2, "a file, not a folder", "another folder"),
+        (["--out", "mine.html"], 2, "that chash did not write", "--out mine-2.html"),
+        (["--out", "mine.html/a.html"], 2, "--out is a folder", "ls -l "),
         (["--parts", "nowhere"], 1, "no such file", "--parts FOLDER/part_locs.csv"),
         (["--model", "tiny-0.chb"], 5, "the gallery was made with model", "give the bundle"),
     ],

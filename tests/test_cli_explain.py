@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import io
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_entry import Chash
-from colour_bundle import CELL, SIDE, colour_bundle
+from colour_bundle import CELL, SIDE, colour_bundle, lone_file
 from PIL import Image
 from shown_html import Shown
 
-from concepthash.bundle import METADATA_KEY, Bundle
+from concepthash.bundle import Bundle
+from concepthash.cli.main import run
 from concepthash.explain import explain_image
+from concepthash.explain import hits as explained
 from concepthash.explain.hits import SHOWN, HitExplainer
 from concepthash.explain.hitspage import hits_page
 from concepthash.runtime.answers import name_hits
@@ -51,16 +54,6 @@ def gallery(chash: Chash) -> Path:
         coloured(Path(f"shop/x/{number}.png"), 250, 100, 50 + 64 * number)
     assert chash("index", "shop").code == 0
     return Path("shop.chg")
-
-
-def lone(path: Path) -> Path:
-    """The graph of the bundle as a file of its own, with the manifest in it."""
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load("colour.chb/model.onnx")
-    values = {**Bundle.open("colour.chb").manifest.to_json(), "files": {}}
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(values)})
-    onnx.save(model, path)
-    return path
 
 
 def test_explain__prints_a_table_of_one_photo(chash: Chash) -> None:
@@ -135,7 +128,7 @@ def test_explain__replaces_its_own_files_and_no_other(chash: Chash) -> None:
         (["gone.png"], 1, "no such file\nwhere: gone.png\ntry: ls -l gone.png\n"),
         (["a.png", "."], 1, "not a regular file\nwhere: .\ntry: ls -l .\n"),
         (["broken.png"], 1, "Pillow can read\nwhere: broken.png\ntry: file broken.png\n"),
-        (["a.png", "--out", "broken.png"], 2, "a file, not a folder"),
+        (["a.png", "--out", "broken.png"], 2, "--out is a folder, and a file is there"),
         (["a.png", "--preview", "gif"], 2, "unknown preview 'gif'"),
         (["a.png", "--model", "gone.chb"], 1, "no such bundle"),
         (["a.png", "--precision", "int8"], 6, "int8"),
@@ -153,7 +146,7 @@ def test_explain__refuses_what_cannot_be(
 
 def test_explain__takes_a_lone_onnx_file_as_concepts_does(chash: Chash) -> None:
     whole = chash("explain", "a.png").out
-    model = lone(Path("alone.onnx"))
+    model = lone_file(Bundle.open("colour.chb"), Path("alone.onnx"))
     shutil.rmtree("colour.chb")
     assert chash("explain", "a.png", "--model", model).out == whole
     shown = chash("concepts", model)
@@ -184,6 +177,20 @@ def test_explain__shows_hostile_names_as_text(chash: Chash) -> None:
     assert "<img src=x>\\x1b[31m.png" in page.words
 
 
+def test_explain__escapes_letters_that_the_output_has_not(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a.png").rename("\u9ce5.png")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["chash", "explain", "\u9ce5.png"])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    sys.stdout.flush()
+    assert not ended.value.code
+    assert written.getvalue().startswith(b"\\u9ce5.png  ")
+
+
 def test_query__explains_its_hits(chash: Chash, gallery: Path) -> None:
     Path("shop/x/3.png").unlink()
     coloured(Path("shop/x/2.png"), 250, 255, 50)  # green is another now
@@ -197,7 +204,8 @@ def test_query__explains_its_hits(chash: Chash, gallery: Path) -> None:
     assert len(page.pictures) == 4 * 4  # the query and three hits, each with three maps
     assert "cannot be shown: no such file" in page.words
     assert "differs from the gallery's in 9 bits" in page.words
-    assert "Alike in red (0 of 8) and green (0 of 8), differ in blue (4 of 8)." in page.words
+    said = page.words.replace("\xa0", " ")
+    assert "Alike in red (0 of 8) and green (0 of 8), differ in blue (4 of 8)." in said
     assert "Alike in every concept." in page.words
     with Image.open("why/hits.png") as sheet:
         assert sheet.height > 5 * 128
@@ -255,6 +263,15 @@ def test_hits__a_page_is_bounded_and_the_next_query_remembers(chash: Chash, gall
     cell = Shown(later._repr_html_())
     assert not {"style", "script"} & set(cell.tags)
     assert cell.tags.count("tr") == 5
+
+
+def test_hits__of_many_concepts_are_fewer(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explained, "_MAPS", 7)
+    assert chash("query", "a.png", "--gallery", gallery, "--explain", "why").code == 0
+    words = Shown(Path("why/hits.html").read_text()).words
+    assert "The nearest 2 of 4 hits are shown." in words  # of three concepts
 
 
 def test_query__explains_nothing_where_nothing_could_be_read(chash: Chash, gallery: Path) -> None:

@@ -32,7 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @contextmanager
-def serve(place: Place, *options: object, **variables: str) -> Iterator[tuple[Any, str]]:
+def serve(
+    place: Place, *options: object, stdin: int = subprocess.DEVNULL, **variables: str
+) -> Iterator[tuple[Any, str]]:
     """The process and the address of a server, which is killed if the block fails."""
     environment = {n: value for n, value in os.environ.items() if not n.startswith("CHASH_")}
     command = [sys.executable, "-m", "concepthash", "serve", "--port", "0", "--json"]
@@ -40,6 +42,7 @@ def serve(place: Place, *options: object, **variables: str) -> Iterator[tuple[An
         [*command, "--threads", "1", *map(str, options)],
         cwd=place.gallery.parent,
         env={**environment, **variables},
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,6 +91,19 @@ def test_serve__takes_up_commits_at_once_on_sighup(tmp_path: Path) -> None:
         process.send_signal(signal.SIGHUP)
         while json.loads(read(f"{url}/v1/info")[1])["images"] < 23:
             assert process.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_serve__ends_with_its_terminal(place: Place) -> None:
+    ends = os.openpty()
+    try:
+        with serve(place, place.gallery, stdin=ends[1]) as (process, _):
+            process.send_signal(signal.SIGHUP)
+            process.communicate(timeout=60)
+            assert process.returncode == 0
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def test_serve__takes_its_token_from_the_environment_or_a_file(

@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,9 @@ def check_self_contained(page: str) -> Page:
             address = attributes.get(name)
             if address is not None:
                 assert address.startswith("data:image/") or address[1:] in ids
+    levels = [int(tag[1]) for tag, _ in found.elements if tag in ("h1", "h2", "h3")]
+    assert all(after <= before + 1 for before, after in pairwise([0, *levels]))
+    assert "><" not in "".join(re.findall(r"<th[^>]*></th>", page)), "a head without words"
     assert len(found.of("script")) <= 1
     for image in found.of("img"):
         assert image["alt"]
@@ -331,6 +335,9 @@ def test_page__says_what_the_figures_say(
         "by-c1",
         "by-c2",
     ]
+    assert "the rooms above tell the same" in str(page.of("svg")[0]["aria-label"])
+    [choice] = [div for div in page.of("div") if div.get("role") == "radiogroup"]
+    assert choice["aria-label"]
     for dot in page.of("circle"):
         assert re.fullmatch(r"l-\d( c\d-\d)+", dot["class"] or "")
     assert "Agreement with annotated parts" in page.text
@@ -399,11 +406,15 @@ def test_page__of_an_empty_gallery_says_so(hasher: Hasher, tmp_path: Path) -> No
 def test_page__of_one_image(
     labels: list[str | None], hasher: Hasher, photos: list[Path], tmp_path: Path
 ) -> None:
+    pytest.importorskip("sklearn")
     found = made(filled(tmp_path / "g.chg", hasher, photos[:1], labels), hasher)
     page = check_self_contained(found.html())
     words = "no labels" if labels == [None] else "1 label."
     assert f"1 image, {words}" in page.text
     assert page.text.count("Room 1 1 image, 100.0%") == 3
+    assert not page.of("svg")
+    assert "All images have the same code" in page.text
+    assert repr(found).endswith(", 1 image, 3 rooms)")
     assert ("without label" in page.text) == (labels == [None])
 
 

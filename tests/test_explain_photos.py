@@ -18,10 +18,13 @@ from concepthash.encoder import Encoded
 from concepthash.errors import ImageError, MismatchError
 from concepthash.explain import Comparison, Explanation, compare, explain_image
 from concepthash.explain import canvas as drawing
-from concepthash.explain.comparison import in_words
+from concepthash.explain.canvas import TITLE, width_of, wrapped
+from concepthash.explain.comparison import in_words, unbroken
 from concepthash.explain.explanation import explanation
 from concepthash.explain.figure import PAIR_TILE, TILE, mosaic, strip, tile
 from concepthash.explain.heat import concept_colour, heat_colours
+from concepthash.explain.hits import ExplainedHit, ExplainedQuery
+from concepthash.runtime.answers import Hit
 from concepthash.runtime.hasher import Hasher
 
 DOCS = Path(__file__).parents[1] / "docs" / "explain.md"
@@ -297,6 +300,28 @@ def test_figure__is_drawn_without_freetype(monkeypatch: pytest.MonkeyPatch) -> N
         drawing._font.cache_clear()
 
 
+def test_wrapped__breaks_no_distance_and_fits() -> None:
+    words = unbroken("alike in head (0 of 16), differ in left wing (12 of 16) and tail (16 of 16)")
+    for width in range(160, 800, 20):
+        lines = wrapped(words, TITLE, width)
+        assert " ".join(lines) == words
+        assert max(width_of(line, TITLE) for line in lines) <= width
+    assert [line.count("(") for line in wrapped(words, TITLE, 160)].count(1) == 3
+    assert wrapped("", TITLE, 160) == [""]
+
+
+@pytest.mark.parametrize("length", [60, 300])
+def test_figure__keeps_names_and_the_legend_within_its_edges(length: int) -> None:
+    names = ("a name of a concept that is rather long",)
+    logits = np.random.default_rng(0).normal(size=512)
+    a, b = (made(sign * logits, np.ones((1, 2, 2)), "n" * length, names) for sign in (1, -1))
+    for shown in (a, compare(a, b)):
+        pixels = np.asarray(shown.figure())
+        assert (pixels[:, -18:] == 255).all()
+        dark = (pixels < 128).all(axis=2).any(axis=0)
+        assert dark[: pixels.shape[1] // 2].any()
+
+
 @pytest.mark.parametrize(("bits", "names"), [(512, 1), (512, 64), (8, 8), (8, 1)])
 def test_figure__takes_any_layout(bits: int, names: int) -> None:
     logits = np.random.default_rng(0).normal(size=bits)
@@ -305,7 +330,27 @@ def test_figure__takes_any_layout(bits: int, names: int) -> None:
     pair = compare(a, b)
     for shown in (a, pair):
         assert shown.figure().height < 10_000
-        Shown(shown.html())
+        page = Shown(shown.html())
+        assert f"of {names} concept{'s' * (names > 1)}." in page.words or shown is pair
+    hit = ExplainedHit(Hit(1, 7, "hit.png", None, bits, pair.per_concept), b.code, b)
+    weights = (0,) * (names - 1) + (1,)
+    found = ExplainedQuery(a, (hit,), 3, weights)
+    assert found.figure().width < 2_100
+    Shown(found.html())
+    swatch = np.asarray(found.figure())[18, :, :] == concept_colour(names - 1)
+    assert swatch.all(axis=1).any()  # what counts is there
+
+
+def test_comparison_page__has_the_bits_of_both_above_each_other() -> None:
+    logits = np.where(np.arange(64) % 3, 1.0, -1.0)
+    other = logits.copy()
+    other[[0, 17, 40]] *= -1
+    a, b = (made(given, np.ones((2, 2, 2))) for given in (logits, other))
+    words = Shown(compare(a, b).html()).words
+    for start in range(0, 32, 16):
+        both = [one.bits(0)[start : start + 16] for one in (a, b)]
+        assert "".join(both) in words
+    assert a.bits(0) not in words
 
 
 def test_page__is_whole_and_shows_hostile_names_as_text(hasher: Hasher) -> None:
@@ -326,7 +371,7 @@ def test_page__is_whole_and_shows_hostile_names_as_text(hasher: Hasher) -> None:
     assert {"table", "h1", "main"} <= set(page.tags)
     pair = Shown(pair_of(("<b>", '"'), HOSTILE).html())
     assert "script" not in pair.tags
-    assert 'Alike in <b> (0 of 16), differ in " (7 of 16)' in pair.words
+    assert 'Alike in <b> (0\xa0of\xa016), differ in " (7\xa0of\xa016)' in pair.words
     assert len(pair.pictures) == 6
     assert all(words for words, _ in pair.pictures)
 
@@ -336,7 +381,8 @@ def test_notebook__gets_no_script_and_no_style_of_its_own() -> None:
     for shown in (pair.a, pair):
         cell = Shown(shown._repr_html_())
         assert not {"style", "script", "link", "html", "body"} & set(cell.tags)
-        assert " class=" not in shown._repr_html_().replace('<span class="bits">', "")
+        assert " class=" not in shown._repr_html_().replace('<code class="bits">', "")
+        assert "code" in cell.tags
         assert "id=" not in shown._repr_html_()
         [(words, image)] = cell.pictures
         assert image.size == shown.figure().size

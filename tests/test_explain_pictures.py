@@ -2,11 +2,12 @@
 
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from concepthash.explain.heat import (
     CONCEPT_COLOURS,
@@ -16,14 +17,19 @@ from concepthash.explain.heat import (
     overlay,
     smooth,
 )
-from concepthash.explain.page import data_uri, page, text
+from concepthash.explain.page import STYLE, data_uri, page, text
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """Of sRGB, from 0 to 1."""
+    share = colours / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
 def lightness(colours: np.ndarray) -> np.ndarray:
     """CIE L* of sRGB."""
-    share = colours / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    light = linear @ np.array([0.2126, 0.7152, 0.0722])
+    light = luminance(colours)
     return np.where(light > 0.008856, 116 * np.cbrt(light) - 16, 903.3 * light)
 
 
@@ -90,6 +96,18 @@ def test_page__shows_any_name_as_text(name: str) -> None:
     assert name.replace("\x00", "\\x00").replace("\u202e", "\\u202e").replace(
         "\udcff", "\\udcff"
     ) in found.words  # fmt: skip
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_style__has_the_contrast_of_level_aa(dark: bool) -> None:
+    modes = re.findall(r":root {(.*?)}", STYLE, re.DOTALL)
+    assert len(modes) == 2
+    found = dict(re.findall(r"--(\w+): (#\w+)", modes[dark]))
+    light = {name: luminance(np.array(ImageColor.getrgb(of))) for name, of in found.items()}
+    for letters in ("text", "muted", "accent"):
+        for ground in ("ground", "card"):
+            high, low = max(light[letters], light[ground]), min(light[letters], light[ground])
+            assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 @pytest.mark.parametrize(("quality", "kind"), [(0, "PNG"), (85, "JPEG")])

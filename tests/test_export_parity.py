@@ -111,7 +111,16 @@ def test_limits__from_text():
     assert INT8.updated("bits=0.5%, map=0.01") == Limits(bits=0.005, map=0.01)
     assert INT8.updated("") == INT8
     assert INT8.updated("margin=2,overlap=100%") == Limits(bits=0.01, margin=2, overlap=1)
-    for text in ("bits", "bits=x", "byts=1", "bits=-1", "map=inf", "bits=nan", "overlap=1.5", "bits=101%"):
+    for text in (
+        "bits",
+        "bits=x",
+        "byts=1",
+        "bits=-1",
+        "map=inf",
+        "bits=nan",
+        "overlap=1.5",
+        "bits=101%",
+    ):
         with pytest.raises(UsageError, match="limit"):
             INT8.updated(text)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, GalleryLocked, MismatchError, UsageError
-from concepthash.runtime import codefiles, storage
+from concepthash.runtime import codefiles, schema, storage
 from concepthash.runtime.entries import Entry
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.place import discard
@@ -416,6 +416,26 @@ def test_create__continues_after_a_crash_while_creating(path: Path, tmp_path: Pa
     with Gallery.create(folder, **MODEL) as gallery:
         gallery.add(entries(tmp_path, 0, 1), codes(0, 1))
         assert held(gallery) == numbered(0)
+
+
+def test_create__a_reader_that_is_there_first_keeps_no_writer_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[Gallery] = []
+    create = schema.create
+
+    def watched(file: Path, identity: schema.Identity) -> None:
+        create(file, identity)
+        readers.append(Gallery.open(file.parent))
+
+    monkeypatch.setattr(schema, "create", watched)
+    with Gallery.create(tmp_path / "new.chg", **MODEL) as gallery:
+        gallery.add(entries(tmp_path, 0, 3), codes(0, 3))
+    (reader,) = readers
+    with reader:
+        assert len(reader) == 0
+        reader.refresh()
+        assert len(reader) == 3
 
 
 def test_check_model__refuses_another_code_space(path: Path) -> None:

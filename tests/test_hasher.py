@@ -238,6 +238,16 @@ def test_encode__other_shapes_are_refused(hasher: Hasher, shape: tuple[int, ...]
         hasher.encode(np.zeros(shape, np.uint8))
 
 
+def test_hasher__gives_back_the_threads_of_its_encoder_once(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    hasher = Hasher(tiny_bundle(tmp_path), threads=1)
+    list(hasher.hash(photos(1)))
+    assert set(threading.enumerate()) - before
+    hasher.close()
+    assert not set(threading.enumerate()) - before
+    hasher.close()
+
+
 def test_hasher__says_what_it_is(hasher: Hasher) -> None:
     assert hasher.name == "tiny-0"
     assert hasher.layout.bits == 16

@@ -340,6 +340,22 @@ def test_compare__shows_the_bits_that_differ(visit: Visit, site: Site) -> None:
     assert visit.page.locator("li.card.pinned").count() == 0
 
 
+def test_compare__keeps_sixteen_bits_on_a_line(visit: Visit) -> None:
+    visit.page.locator("li.card .open").nth(3).click()
+    visit.page.wait_for_selector("#query img")
+    visit.settle()
+    visit.page.locator("li.card .pin").nth(4).click()
+    visit.page.wait_for_selector(".pair")
+    bits = visit.page.locator(".code-row .bits").first
+    for width in (320, 680, 1040, 1280, 1460):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        heights = [
+            bits.evaluate("(bits, text) => (bits.textContent = text, bits.offsetHeight)", text)
+            for text in ("0", "0101 0101 0101 0101")
+        ]
+        assert heights[0] == heights[1], width
+
+
 # ---- addresses
 
 

@@ -1,6 +1,8 @@
 """One moment of a gallery as the server holds it: filters, pages of items, what is newer."""
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from serve_gallery import Place, paint
 
 from concepthash.errors import GalleryError, MismatchError, NothingFound, UsageError
+from concepthash.runtime import schema
 from concepthash.runtime.gallery import Gallery
 from concepthash.serve import held as held_module
 from concepthash.serve.held import Asked, Held
@@ -81,7 +84,20 @@ def test_held__keeps_filters_in_bounded_memory(held: Held, monkeypatch: pytest.M
     monkeypatch.setattr(held_module, "FILTER_BYTES", 1)
     found(held, held.index[1], Asked(labels=("one",)))
     found(held, held.index[1], Asked(labels=("two", None)))
-    assert list(held._filters) == [(None, "two")]
+    assert [len(index) for index in held._filters.values()] == [12]
+
+
+def test_held__keeps_few_filters_however_small_they_are(held: Held) -> None:
+    code = held.index[1]
+    with Gallery.open(held.gallery.path, write=True) as gallery:
+        for number, entry in enumerate(list(gallery.entries())):
+            gallery.update([replace(entry, label=f"{number}")])
+    many = Held(held.gallery.path, held.gallery.fingerprint, threads=1)
+    pairs = itertools.islice(itertools.combinations(range(20), 2), 2 * held_module.FILTERS)
+    for first, second in pairs:
+        assert len(found(many, code, Asked(labels=(f"{first}", f"{second}")))) == 2
+    assert len(many._filters) == held_module.FILTERS
+    many.close()
 
 
 def test_held__pages_through_items_in_id_order(place: Place, held: Held) -> None:
@@ -134,6 +150,20 @@ def test_held__is_outdated_by_a_commit_and_by_another_gallery(place: Place, held
     place.index()
     assert newer.outdated()
     newer.close()
+
+
+def test_held__sees_commits_where_sqlite_cannot_write(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # as a gallery in a read-only folder is opened
+        connect = schema._connect
+        patch.setattr(schema, "_connect", lambda file, _: connect(file, "mode=ro&immutable=1"))
+        held = Held(place.gallery, place.hasher.fingerprint, threads=1)
+    assert not held.outdated()
+    paint(place.photos, range(20, 21), "one")
+    place.index()
+    assert held.outdated()
+    held.close()
 
 
 def test_held__refuses_codes_of_another_model(place: Place) -> None:

@@ -90,6 +90,7 @@ def test_thumbnail__is_a_jpeg_that_a_browser_keeps(client: Client) -> None:
     assert Image.open(io.BytesIO(made.body)).size == (64, 64)
     again = client.get("/v1/items/1/thumbnail?size=64", If_None_Match=made.headers["etag"])
     assert (again.status, again.body) == (304, b"")
+    assert "content-length" not in again.headers  # a proxy would take it for the photo's
     assert client.get("/v1/items/1/thumbnail?size=64", If_None_Match='"x"').status == 200
     client.get("/v1/items/1/thumbnail?size=4096").error(400)
     client.get("/v1/items/1/thumbnail?view=../etc").error(400)
@@ -199,6 +200,7 @@ WRONG = (
     {"code": "00"},
     {"code": "zz0000"},
     {"code": "00 000"},
+    {"code": "00000\n"},
     [],
     None,
 )
@@ -390,12 +392,12 @@ def test_path__that_is_not_there_is_404(client: Client) -> None:
 
 def test_method__that_is_not_known_is_405(client: Client) -> None:
     for method, path, allowed in (
-        ("POST", "/v1/info", "GET"),
-        ("DELETE", "/v1/items/4", "GET"),
+        ("POST", "/v1/info", "GET, HEAD"),
+        ("DELETE", "/v1/items/4", "GET, HEAD"),
         ("GET", "/v1/hash", "POST"),
-        ("PUT", "/v1/query", "GET, POST"),
-        ("OPTIONS", "/v1/query", "GET, POST"),
-        ("TRACE", "/", "GET"),
+        ("PUT", "/v1/query", "GET, POST, HEAD"),
+        ("OPTIONS", "/v1/query", "GET, POST, HEAD"),
+        ("TRACE", "/", "GET, HEAD"),
     ):
         answer = client.ask(method, path)
         answer.error(405)

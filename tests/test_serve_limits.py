@@ -21,6 +21,7 @@ from concepthash.errors import BackendError
 from concepthash.serve.batching import Busy
 from concepthash.serve.connection import Bounds
 from concepthash.serve.engine import Limits
+from concepthash.serve.limits import Status
 
 ASKED = f"/v1/query?code={CODE}"
 POST = b"POST /v1/hash HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -89,19 +90,32 @@ def test_answer__that_takes_too_long_is_504() -> None:
         wait_until(lambda: engine.dropped == 2)
 
 
-def test_health__of_trouble_is_503() -> None:
+@pytest.mark.parametrize(
+    ("status", "code"), [("ok", 200), ("degraded", 200), ("failing", 503), ("stopping", 503)]
+)
+def test_health__is_503_only_if_it_cannot_answer(status: Status, code: int) -> None:
     engine = fake(nothing)
-    engine.trouble = "the gallery is of another model"
+    engine.status, engine.trouble = status, "the gallery is of another model"
     with running(engine) as client:
         answer = client.get("/healthz")
-        assert answer.status == 503
-        assert answer.json("chash.health/1")["status"] == engine.trouble
+        assert answer.status == code
+        health = answer.json("chash.health/1")
+        assert (health["status"], health["reason"]) == (status, engine.trouble)
 
 
 def test_client_that_hangs_up__ends_the_work_for_it() -> None:
     engine = fake(never)
     with running(engine) as client:
         with client.raw(POST + b"Content-Length: 3\r\n\r\nabc"):
+            wait_until(lambda: engine.begun == 1)
+        wait_until(lambda: engine.dropped == 1)
+
+
+def test_client_that_hangs_up__ends_the_work_for_all_it_asked_at_once() -> None:
+    engine = fake(never)
+    following = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with running(engine) as client:
+        with client.raw(POST + b"Content-Length: 3\r\n\r\nabc" + following):
             wait_until(lambda: engine.begun == 1)
         wait_until(lambda: engine.dropped == 1)
 
@@ -170,13 +184,24 @@ def test_connections__beyond_the_bound_are_503() -> None:
         assert client.get(ASKED).status == 200
 
 
-@pytest.mark.parametrize("slow", [b"GET / ", POST + b"Content-Length: 9\r\n\r\nabc"])
+@pytest.mark.parametrize(
+    "slow",
+    [
+        b"GET / ",
+        POST + b"Content-Length: 9\r\n\r\nabc",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["head", "body", "next request"],
+)
 def test_connection__that_keeps_us_waiting_makes_room_for_a_new_one(slow: bytes) -> None:
     bounds = Bounds(connections=3, grace=0)
     with running(fake(nothing), bounds=bounds) as client, ExitStack() as held:
         open_ones = [held.enter_context(client.raw(slow)) for _ in range(3)]
         connections = client.server.server_state.connections
         wait_until(lambda: len(connections) == 3)
+        if b"healthz" in slow:
+            for connection in open_ones:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert client.get(ASKED).status == 200
         wait_until(lambda: len(connections) == 2)
         ended = [connection for connection in open_ones if readable(connection)]
@@ -285,3 +310,21 @@ def test_end__does_not_wait_for_ever() -> None:
     asking.join(20)
     assert [answer.status for answer in answers] in ([503], [504])
     assert engine.stopped
+
+
+def test_end__asked_for_twice_waits_for_nothing() -> None:
+    engine = fake(never)
+
+    async def finish() -> None:  # as the real one, which finishes what it accepted
+        while engine.dropped < engine.begun:
+            await asyncio.sleep(0.01)
+
+    engine.stop = finish
+    with running(engine) as client, client.raw(b"") as connection:
+        connection.sendall(f"GET {ASKED} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        wait_until(lambda: engine.begun == 1)
+        client.server.handle_exit(2, None)
+        wait_until(lambda: client.server._app.service.stopping)
+        assert engine.dropped == 0
+        client.server.handle_exit(2, None)
+        assert drained(connection).startswith(b"HTTP/1.1 503 ")

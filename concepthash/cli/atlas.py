@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.explain_files import check_folder, write_file
+from concepthash.cli.explain_files import check_pages, write_file
 from concepthash.cli.explain_parts import SPLITS
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.locate import newest_gallery
@@ -85,7 +85,8 @@ def command(
         raise UsageError(
             "a folder, not a file", where=out, hint=f"--out {display(out / 'atlas.html')}"
         )
-    check_folder(out.parent, [out.name])
+    another = out.with_name(f"{out.stem}-2.html")
+    check_pages(out.parent, [out.name], "--out", another=f"--out {display(another)}")
 
     from concepthash.explain.atlasbuild import atlas
 
@@ -139,8 +140,11 @@ def _scores(
 def _summary(made: Atlas) -> str:
     if not len(made):
         return "an empty gallery, nothing to show yet"
+    from concepthash.explain.tables import counted
+
     rooms = sum(len(concept.rooms.rooms) for concept in made.concepts)
     crops = sum(len(some) for concept in made.concepts for some in concept.crops)
     return (
-        f"{rooms} rooms of {made.layout.concepts} concepts with {crops} crops, {len(made):,} images"
+        f"{counted(rooms, 'room')} of {counted(made.layout.concepts, 'concept')} with "
+        f"{counted(crops, 'crop')}, {counted(len(made), 'image')}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.locate import check_model, newest_bundle
+from concepthash.cli.hashing import chosen_model
 from concepthash.cli.options import setting, switch
 from concepthash.cli.output import Output, printable
 from concepthash.cli.query import bundle_of
@@ -56,8 +56,7 @@ def command(
         from concepthash.explain.prototypes import gallery_prototypes
 
         with open_gallery(gallery) as opened:
-            named = None if bundle is None else check_model(bundle)
-            shown = bundle_of(opened, output, named=named)
+            shown = bundle_of(opened, output, named=bundle)
             values = gallery_prototypes(opened, top=top, examples=examples)
     manifest = shown.manifest
     output.result(
@@ -76,10 +75,7 @@ def command(
 def _named(path: Path | None, output: Output) -> Bundle:
     from concepthash.bundle import Bundle
 
-    if path is None:
-        path = newest_bundle("chash concepts NAME.chb")
-        output.choice("model", path, "the newest bundle here")
-    return Bundle.open(check_model(path))
+    return Bundle.open(chosen_model(path, output, "chash concepts NAME.chb"))
 
 
 def _facts(manifest: Manifest, values: Sequence[ConceptValues] | None) -> Iterator[dict[str, Any]]:

@@ -10,8 +10,7 @@ import typer
 from concepthash.cli import options
 from concepthash.cli.explain_parts import SPLITS, Measures, measure_parts
 from concepthash.cli.explain_photos import explain_photos
-from concepthash.cli.hashing import open_hasher
-from concepthash.cli.locate import check_model, newest_bundle
+from concepthash.cli.hashing import chosen_model, open_hasher
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output
 from concepthash.cli.preview import WAYS, check_way
@@ -86,13 +85,9 @@ def command(
     images = images or []
 
     def hasher() -> Hasher:
-        chosen = model
-        if chosen is None:
-            chosen = newest_bundle()
-            output.choice("model", chosen, "the newest bundle here")
         return open_hasher(
-            check_model(chosen), output, device=device, threads=threads, batch_size=batch_size,
-            backend=backend, precision=precision,
+            chosen_model(model, output), output, device=device, threads=threads,
+            batch_size=batch_size, backend=backend, precision=precision,
         )  # fmt: skip
 
     if parts is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concepthash.cli.outfile import check_folder
 from concepthash.cli.output import display
 from concepthash.errors import ConceptHashError, UsageError
 from concepthash.files import reason, write_bytes
@@ -19,22 +20,28 @@ _HEAD = 1 << 14
 """Bytes in which a file of ours says so: its pages in the first element, its PNG in a text."""
 
 
-def check_folder(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder that files of these names must not be written to.
+def check_pages(folder: Path, names: Iterable[str], option: str, *, another: str = "") -> None:
+    """Refuse a folder that files of these names must not, or cannot, be written to.
+
+    Args:
+        folder: need not be there yet.
+        names: of the files.
+        option: that named the folder.
+        another: what to try if one of the names is taken; by default another folder.
 
     Raises:
-        UsageError: if it is a file, or a file of such a name is there that we did not write.
+        UsageError: if it is a file or closed to us, or a file of such a name is there that we did
+            not write.
         ConceptHashError: if it cannot be read.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("a file, not a folder", where=folder, hint="another folder")
+    check_folder(folder, option)
     try:
         for name in names:
             if (folder / name).exists() and not _ours(folder / name):
                 raise UsageError(
                     "a file that chash did not write is there, and is not replaced",
                     where=folder / name,
-                    hint="another folder",
+                    hint=another or f"{option} ANOTHER_FOLDER",
                 )
     except OSError as error:
         raise _unwritable(folder, error) from None

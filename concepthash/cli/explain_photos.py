@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from concepthash.cli.explain_files import check_folder, write_file
+from concepthash.cli.explain_files import check_pages, write_file
 from concepthash.cli.output import Output, display, printable
 from concepthash.cli.preview import choose_way, show
 from concepthash.errors import ImageError
@@ -51,7 +51,7 @@ def explain_photos(
     from concepthash.explain import compare, explain_image
 
     if out is not None:
-        check_folder(out, (PNG, HTML))
+        check_pages(out, (PNG, HTML), "--out")
     hasher = open_hasher()
     photos = []
     for image in images:

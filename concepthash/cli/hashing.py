@@ -5,11 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concepthash.cli.locate import check_model, newest_bundle
 from concepthash.cli.output import Output
 
 if TYPE_CHECKING:
     from concepthash.bundle import Bundle
     from concepthash.runtime.hasher import Hasher
+
+
+def chosen_model(named: Path | None, output: Output, named_by: str = "--model NAME.chb") -> Path:
+    """The model that was named, or else the newest bundle here, which is told.
+
+    Args:
+        named: a bundle, or an ONNX file of one.
+        output: where to tell.
+        named_by: how the verb is told of another one.
+
+    Raises:
+        UsageError: if nothing was named, and there is no bundle here.
+        BundleError: if it is neither.
+    """
+    if named is not None:
+        return check_model(named)
+    found = newest_bundle(named_by)
+    output.choice("model", found, "the newest bundle here")
+    return found
 
 
 def open_hasher(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.hashing import open_hasher
+from concepthash.cli.hashing import chosen_model, open_hasher
 from concepthash.cli.index_parts.accelerate import build
-from concepthash.cli.locate import check_model, newest_bundle
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display
 from concepthash.cli.stores import check_gallery
@@ -88,10 +87,7 @@ def command(
             "codes are copied into tables only", where="--copy-codes", hint="--accelerate"
         )
     check_threads(threads)
-    if model is None:
-        model = newest_bundle()
-        output.choice("model", model, "the newest bundle here")
-    check_model(model)
+    model = chosen_model(model, output)
     if out is None:
         out = Path(f"{sources[0].resolve().name or 'root'}.chg")
         output.choice("gallery", out, "named after the source")

@@ -11,7 +11,7 @@ import typer
 
 from concepthash.cli import options
 from concepthash.cli.asked import Asked
-from concepthash.cli.explain_files import check_folder
+from concepthash.cli.explain_files import check_pages
 from concepthash.cli.explain_hits import page_names, write_pages
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.locate import bundles, check_model, newest_gallery
@@ -118,7 +118,7 @@ def command(
     sources = _sources(images, "\0" if null else "\n")
 
     if explain is not None:
-        check_folder(explain, page_names(len(sources)))
+        check_pages(explain, page_names(len(sources)), "--explain")
 
     from concepthash.cli.answers import answer
 

@@ -11,15 +11,14 @@ import numpy as np
 from PIL import Image
 
 from concepthash.codes import CodeLayout, Codes
-from concepthash.decode import decode_batches
-from concepthash.errors import Skipped, UsageError
+from concepthash.errors import ImageError, Skipped, UsageError
 from concepthash.explain.atlasdata import Atlas, ConceptAtlas, Crop
 from concepthash.explain.bitstats import bit_statistics
 from concepthash.explain.explanation import Explanation, explanation
 from concepthash.explain.layout2d import SAMPLE, CodeMap, map_codes
 from concepthash.explain.naming import window_corners, window_side
 from concepthash.explain.partscores import PartScores
-from concepthash.explain.photos import Maps, Progress
+from concepthash.explain.photos import Maps, Progress, look
 from concepthash.explain.rooms import ROOMS, Rooms, check_rooms, find_rooms
 from concepthash.files import reason, sha256
 from concepthash.images import Pixels
@@ -69,7 +68,7 @@ def atlas(
         title: of the page; by default it names the gallery.
         parts: of :func:`concepthash.explain.parts.score_parts`, to be shown.
         skipped: photos that could not be used are added here.
-        progress: called with (done, total) after every batch of photos.
+        progress: called after every photo with how many are done, and of how many.
 
     Raises:
         MismatchError: if the gallery is of another model.
@@ -219,29 +218,19 @@ def _look(
             skipped.add(entries[id].path, problem)
     windows: dict[tuple[int, int], Window] = {}
     explained: dict[int, Explanation] = {}
-    done = 0
-    batches = decode_batches(
-        (entries[id].path for id in usable),
-        hasher.preprocess,
-        batch_size=hasher.batch_size,
-        threads=hasher.threads,
-    )
-    with closing(batches):
-        for batch in batches:
-            for position, error in batch.failed:
-                skipped.add(entries[usable[position]].path, error.what)
-            encoded = hasher.encode(batch.pixels) if batch.positions else None
-            for row, position in enumerate(batch.positions):
-                assert encoded is not None
-                id = usable[position]
-                for concept, window in _windows(
-                    batch.pixels[row], encoded.attention[row], needed[id]
-                ):
+    with closing(look(hasher, (entries[id].path for id in usable))) as photos:
+        for done, (position, found) in enumerate(photos, 1):
+            id = usable[position]
+            path = entries[id].path
+            if isinstance(found, ImageError):
+                skipped.add(path, found.what)
+            else:
+                for concept, window in _windows(found.pixels, found.maps, needed[id]):
                     windows[id, concept] = window
                 if id in shown:
-                    name = str(entries[id].path)
-                    explained[id] = explanation(hasher, batch.pixels, encoded, row, name)
-            done += len(batch.positions) + len(batch.failed)
+                    explained[id] = explanation(
+                        hasher, found.batch, found.encoded, found.row, str(path)
+                    )
             if progress is not None:
                 progress(done, len(usable))
     return windows, [explained[id] for id in shown if id in explained]

@@ -13,6 +13,7 @@ from concepthash.explain.explanation import Explanation
 from concepthash.explain.layout2d import CodeMap
 from concepthash.explain.partscores import PartScores
 from concepthash.explain.rooms import Room, Rooms
+from concepthash.explain.tables import counted
 from concepthash.images import Pixels
 from concepthash.runtime.entries import Labels
 
@@ -137,7 +138,7 @@ class Atlas:
 
     def __repr__(self) -> str:
         rooms = sum(len(concept.rooms.rooms) for concept in self.concepts)
-        return f"Atlas({self.gallery}, {len(self):,} images, {rooms} rooms)"
+        return f"Atlas({self.gallery}, {counted(len(self), 'image')}, {counted(rooms, 'room')})"
 
     def html(self) -> str:
         """One self-contained page, which says the same without its script."""

@@ -16,6 +16,7 @@ from concepthash.explain.atlasdata import Atlas
 from concepthash.explain.heat import CONCEPT_COLOURS
 from concepthash.explain.layout2d import CodeMap
 from concepthash.explain.page import text
+from concepthash.explain.tables import counted
 
 _WIDTH, _SIDES, _ENDS = 1000, 95, 30
 """Of the drawing, and what is left free for names beside the dots, and above and below them."""
@@ -67,7 +68,8 @@ def map_section(atlas: Atlas) -> str:
     legends = "".join(_legend(view) for view in views)
     rules = "".join(_rules(view) for view in views)
     return (
-        f'<style>{rules}</style>\n<div class="views">{buttons}\n'
+        f"<style>{rules}</style>\n"
+        f'<div class="views" role="radiogroup" aria-label="Colour the map by">{buttons}\n'
         f"{_svg(atlas, atlas.map, views)}\n{legends}</div>\n"
     )
 
@@ -126,7 +128,7 @@ def _svg(atlas: Atlas, codes: CodeMap, views: Sequence[_View]) -> str:
         )
     names = "".join(_names(view, places, members) for view in views)
     described = (
-        f"Map of {len(codes.rows)} images at {len(members)} points; the rooms below tell the same "
+        f"Map of {len(codes.rows)} images at {len(members)} points; the rooms above tell the same "
         "in figures"
     )
     return (
@@ -144,7 +146,7 @@ def _words(numbers: npt.NDArray[np.int32], names: Sequence[str]) -> str:
     ]
     if len(counts) > _TITLE_LABELS:
         found.append(f"and {len(counts) - _TITLE_LABELS} more labels")
-    return f"{len(numbers)} image{'s' * (len(numbers) != 1)}: {', '.join(found)}"
+    return f"{counted(len(numbers), 'image')}: {', '.join(found)}"
 
 
 def _names(

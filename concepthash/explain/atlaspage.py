@@ -25,6 +25,7 @@ from concepthash.explain.markup import STYLE as OF_EXPLANATIONS
 from concepthash.explain.page import page, text
 from concepthash.explain.partscores import PartScores
 from concepthash.explain.rooms import Room
+from concepthash.explain.tables import counted
 
 _BARS, _LISTED = 4, 40
 """Labels of a room with a bar, and labels it lists at all."""
@@ -68,15 +69,15 @@ def _sections(atlas: Atlas) -> Iterator[str]:
 
 def _facts(atlas: Atlas) -> str:
     labelled = int((atlas.labels.numbers >= 0).sum())
-    labels = f"{_count(len(atlas.labels.names), 'label')}" if labelled else "no labels"
+    labels = f"{counted(len(atlas.labels.names), 'label')}" if labelled else "no labels"
     if 0 < labelled < len(atlas):
         labels += f" ({len(atlas) - labelled:,} images without one)"
     layout = atlas.layout
     return (
-        f'<p class="muted">{_count(len(atlas), "image")}, {labels}. Codes of {layout.bits} bits: '
-        f"{_count(layout.concepts, 'concept')} of {layout.sub_bits}. Model {text(atlas.model)}, "
+        f'<p class="muted">{counted(len(atlas), "image")}, {labels}. Codes of {layout.bits} bits: '
+        f"{counted(layout.concepts, 'concept')} of {layout.sub_bits}. Model {text(atlas.model)}, "
         f"{text(atlas.fingerprint[:8])}.</p>\n"
-        "<p>Each concept looks at one place of a photo and writes a few bits about it, its "
+        "<p>Each concept looks at places of its own in a photo and writes a few bits, its "
         "sub-code. Images with the same sub-code, or nearly the same, share a <em>room</em>: the "
         "concept sees them alike. The pictures in a room are what lies around the point where the "
         "concept looks most.</p>\n"
@@ -151,12 +152,12 @@ def _concept(atlas: Atlas, concept: ConceptAtlas, also: Mapping[tuple[int, int],
         rule = "A room is one value of the sub-code."
     else:
         rule = (
-            f"A room is a value of the sub-code and those at most {_count(own.radius, 'bit')} "
+            f"A room is a value of the sub-code and those at most {counted(own.radius, 'bit')} "
             "from it."
         )
     if own.elsewhere:
         rule += (
-            f" {_count(own.elsewhere, 'image')} ({own.elsewhere / len(atlas):.0%}) "
+            f" {counted(own.elsewhere, 'image')} ({own.elsewhere / len(atlas):.0%}) "
             f"{'is' if own.elsewhere == 1 else 'are'} in none of these rooms."
         )
     rooms = "".join(
@@ -176,16 +177,16 @@ def _room(at: str, number: int, room: Room, concept: ConceptAtlas, also: str) ->
     pictures = "".join(_crop(crop, concept.name) for crop in crops)
     gone = ""
     if lost:
-        gone = f'<p class="small">{_count(lost, "photo")} it would show could not be read.</p>'
+        gone = f'<p class="small">{counted(lost, "photo")} it would show could not be read.</p>'
     words = []
     if room.values > 1:
         words.append(
-            f"<p>{_count(room.values, 'value')}; {_count(room.exact, 'image')} "
+            f"<p>{counted(room.values, 'value')}; {counted(room.exact, 'image')} "
             "with just this one</p>"
         )
     if concept.rooms.sub_bits > 1 and room.images:
         near = ", ".join(
-            f'<a href="#{at}r{other}">room {other + 1}</a> ({_count(distance, "bit")})'
+            f'<a href="#{at}r{other}">room {other + 1}</a> ({counted(distance, "bit")})'
             for other, distance in room.near
             if concept.rooms.rooms[other].images
         )
@@ -198,7 +199,7 @@ def _room(at: str, number: int, room: Room, concept: ConceptAtlas, also: str) ->
             "<details class='small'><summary>Near rooms, and other concepts</summary>"
             f"{''.join(words)}</details>"
         )
-    size = f"{_count(room.images, 'image')}, {room.share:.1%}" if room.images else "no image"
+    size = f"{counted(room.images, 'image')}, {room.share:.1%}" if room.images else "no image"
     return (
         f'<article class="card room" id="{at}r{number}"><h3>Room {number + 1}'
         f'<small class="muted">{size}</small></h3>\n'
@@ -229,7 +230,7 @@ def _labels(room: Room) -> str:
         words = [f"{shortened(label, LABEL)} {count:,}" for label, count in rest]
         words += [f"and {unlisted:,} more"] if unlisted > 0 else []
         more = (
-            f"<details><summary>{_count(len(room.labels) - _BARS, 'more label')}</summary>"
+            f"<details><summary>{counted(len(room.labels) - _BARS, 'more label')}</summary>"
             f"{text(', '.join(words))}</details>"
         )
     unlabelled = room.images - total
@@ -241,12 +242,11 @@ def _labels(room: Room) -> str:
 
 
 def _bits(concept: ConceptAtlas) -> str:
-    heads = ("bit", "set in", "", "entropy", "goes most with", "correlation")
+    heads = ("bit", "set in", "entropy", "goes most with", "correlation")
     rows = []
     for bit in concept.bits:
         cells = (
-            f"{bit.ones:.1%}",
-            _bar(bit.ones),
+            f"{bit.ones:.1%} {_bar(bit.ones)}",
             f"{bit.entropy:.2f}",
             "" if bit.partner is None else f"bit {bit.partner}",
             "" if bit.correlation is None else f"{bit.correlation:+.2f}",
@@ -254,7 +254,7 @@ def _bits(concept: ConceptAtlas) -> str:
         rows.append(f'<tr><th scope="row">{bit.bit}</th>{_cells(cells)}</tr>')
     even = sum(bit.entropy for bit in concept.bits) / len(concept.bits)
     return (
-        f"<details><summary>Its {_count(len(concept.bits), 'bit')}: each tells {even:.2f} bits on "
+        f"<details><summary>Its {counted(len(concept.bits), 'bit')}: each tells {even:.2f} bits on "
         f"average, {concept.redundancy:.1f} of all are redundant</summary>"
         f"{_table(f'bits of {concept.name}', heads, rows)}</details>\n"
     )
@@ -266,14 +266,16 @@ def _map(atlas: Atlas) -> str:
             "<p>The map needs scikit-learn, which is not installed here: "
             "<code>pip install 'concepthash[atlas]'</code>, then make this page again.</p>\n"
         )
+    if len(atlas.map.places) == 1:
+        return "<p>All images have the same code: there is no distance to show.</p>\n"
     placed, points = len(atlas.map.rows), len(atlas.map.places)
     which = (
-        f"All {_count(placed, 'image')}"
+        f"All {counted(placed, 'image')}"
         if placed == len(atlas)
         else f"A random sample of {placed:,} of {len(atlas):,} images"
     )
     return (
-        f'<p class="muted">{which} at {_count(points, "point")}, one a code, its area by the '
+        f'<p class="muted">{which} at {counted(points, "point")}, one a code, its area by the '
         "number of images. Distances follow those of the codes as far as a plane allows: stress "
         f"{atlas.map.stress:.2f} (0 is exact, above 0.2 only the rough order counts). Rest the "
         f"pointer on a dot to read its labels.</p>\n{map_section(atlas)}"
@@ -302,8 +304,8 @@ def _parts(parts: PartScores) -> str:
     notes = "".join(f"<p>Note: {text(note)}.</p>" for note in parts.notes)
     return (
         f'<h2 id="parts">Agreement with annotated parts</h2>\n<p class="muted">Which part is the '
-        f"nearest to where a concept looks most, over {_count(parts.images, 'photo')} with "
-        f"{_count(parts.points, 'key point')}. NMI {parts.nmi:.3f}, ARI {parts.ari:.3f}.</p>\n"
+        f"nearest to where a concept looks most, over {counted(parts.images, 'photo')} with "
+        f"{counted(parts.points, 'key point')}. NMI {parts.nmi:.3f}, ARI {parts.ari:.3f}.</p>\n"
         f"{_table('agreement with parts', tuple(map(text, heads)), rows)}\n{notes}"
     )
 
@@ -350,10 +352,6 @@ def _bar(share: float) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def _possible(sub_bits: int) -> str:

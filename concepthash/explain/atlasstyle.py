@@ -8,6 +8,7 @@ nav.top { position: sticky; top: 0; z-index: 1; background: var(--ground); paddi
 nav.top form { margin-left: auto; } nav.top input { font: inherit; width: 13rem; max-width: 60vw;
   padding: .2rem .5rem; color: inherit; background: var(--card); border: 1px solid var(--line);
   border-radius: .25rem; }
+nav.top input::placeholder { color: var(--muted); opacity: 1; }
 h2 { padding-top: .5rem; } h2 .muted { font-weight: normal; font-size: .9rem; }
 .rooms { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); }
 .rooms .card:target { outline: 3px solid var(--accent); }
@@ -22,7 +23,7 @@ h2 { padding-top: .5rem; } h2 .muted { font-weight: normal; font-size: .9rem; }
 .small { font-size: .85rem; } .small p, p.small { margin: .15rem 0; }
 details { margin: .25rem 0; } summary { cursor: pointer; }
 table.wide th, table.wide td { white-space: nowrap; }
-table.wide .bar { width: 6rem; margin-top: .45rem; }
+table.wide .bar { display: inline-block; width: 6rem; margin-left: .5rem; }
 .views > input { position: absolute; opacity: 0; }
 .views > label { display: inline-block; padding: .15rem .6rem; margin: 0 .35rem .35rem 0;
   border: 1px solid var(--line); border-radius: 1rem; cursor: pointer; }
@@ -30,8 +31,8 @@ table.wide .bar { width: 6rem; margin-top: .45rem; }
 .views > input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
 .map { display: block; width: 100%; max-height: 85vh; background: var(--card);
   border: 1px solid var(--line); border-radius: .5rem; }
-.map circle { fill: var(--muted); fill-opacity: .75; stroke: var(--card); stroke-width: 1.5; }
-.map.found circle:not(.hit) { fill-opacity: .08; }
+.map circle { fill: var(--muted); fill-opacity: .8; stroke: var(--muted); stroke-width: 1; }
+.map.found circle:not(.hit) { fill-opacity: .08; stroke-opacity: .2; }
 .map text { font: 500 14px system-ui, sans-serif; text-anchor: middle; fill: var(--text);
   paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round;
   pointer-events: none; }

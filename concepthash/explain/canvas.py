@@ -44,6 +44,24 @@ def concept_label(name: str, concept: int) -> str:
     return f"concept {concept}" if "\\" in shown else shown
 
 
+def width_of(text: str, size: int) -> float:
+    """Pixels that a text is wide."""
+    return _font(size).getlength(drawable(text))
+
+
+def wrapped(text: str, size: int, width: float) -> list[str]:
+    """The lines of a text that is broken at spaces to fit a width."""
+    first, *rest = text.split(" ")
+    lines = [first]
+    for word in rest:
+        longer = f"{lines[-1]} {word}"
+        if width_of(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def bits_height(sub_bits: int, *, margins: bool) -> int:
     """Pixels that :meth:`Canvas.bits` takes; ``margins`` of one code, else two codes aligned."""
     row = _DIGIT_ROW + (_MARGIN_ROW if margins else _DIGIT_ROW) + _BIT_GAP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from concepthash.explain.explanation import Explanation
 ALIKE, DIFFERENT = 1 / 8, 1 / 4
 """Shares of a sub-code's bits: up to the first two photos are alike, from the second on they differ
 in a concept. By chance half of the bits differ."""
+
+_DISTANCE = re.compile(r"\((\d+) of (\d+)\)")
 
 _NAMED = 6
 """Concepts that a sentence lists of each kind."""
@@ -133,6 +136,11 @@ def in_words(distances: Sequence[int], sub_bits: int, names: Sequence[str]) -> s
         for kind, concepts in kinds.items()
         if concepts
     )
+
+
+def unbroken(words: str, space: str = "\xa0") -> str:
+    """Words in which no line ends within a "(2 of 8)"; ``space`` stands for those in there."""
+    return _DISTANCE.sub(rf"(\1{space}of{space}\2)", words)
 
 
 def _listed(things: list[str]) -> str:

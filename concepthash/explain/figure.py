@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
 
 import numpy as np
 from PIL import Image
@@ -13,14 +12,18 @@ from concepthash.explain.canvas import (
     BLACK,
     MUTED,
     NAME,
+    SMALL,
     TITLE,
     Canvas,
     bits_height,
     concept_label,
+    width_of,
+    wrapped,
 )
-from concepthash.explain.comparison import Comparison
+from concepthash.explain.comparison import Comparison, unbroken
 from concepthash.explain.explanation import Explanation, Map
 from concepthash.explain.heat import overlay, smooth
+from concepthash.explain.tables import counted
 from concepthash.images import Pixels
 
 TILE, PAIR_TILE, STRIP_TILE = 256, 208, 128
@@ -29,6 +32,8 @@ TILE, PAIR_TILE, STRIP_TILE = 256, 208, 128
 _PAD = 20
 _COLUMNS, _PAIR_COLUMNS = 3, 5
 _LINE = 20
+_NARROWEST = 640
+"""What the legend and a title need."""
 
 
 def tile(pixels: Pixels, map: Map | None, side: int) -> Image.Image:
@@ -48,12 +53,15 @@ def explanation_figure(shown: Explanation) -> Image.Image:
     height = TILE + 26 + _LINE + bits_height(layout.sub_bits, margins=True)
     columns = min(len(maps), _COLUMNS)
     rows = -(-len(maps) // columns)
-    width = columns * (TILE + _PAD) + _PAD
+    width = max(columns * (TILE + _PAD) + _PAD, _NARROWEST)
+    room = width - 2 * _PAD
     top = 4 * _LINE
     canvas = Canvas(width, top + rows * (height + _PAD) + 3 * _LINE)
-    canvas.write(_PAD, 14, shown.name, TITLE, width=width - 2 * _PAD, keep_end=True)
-    facts = f"code {to_hex(shown.code)}, {layout.bits} bits of {layout.concepts} concepts"
-    canvas.write(_PAD, 46, facts, colour=MUTED, width=width - 2 * _PAD)
+    size = TITLE if width_of(shown.name, TITLE) <= room else NAME
+    canvas.write(_PAD, 14, shown.name, size, width=room, keep_end=True)
+    concepts = counted(layout.concepts, "concept")
+    facts = f"{layout.bits} bits of {concepts}, code {to_hex(shown.code)}"
+    canvas.write(_PAD, 46, facts, colour=MUTED, width=room)
     for place, map in enumerate(maps):
         row, column = divmod(place, columns)
         x, y = _PAD + column * (TILE + _PAD), top + row * (height + _PAD)
@@ -88,16 +96,23 @@ def comparison_figure(pair: Comparison) -> Image.Image:
     layout = a.layout
     columns = min(layout.concepts + 1, _PAIR_COLUMNS)
     rows = -(-(layout.concepts + 1) // columns)
-    width = columns * (PAIR_TILE + _PAD) + _PAD
-    summary = wrap(pair.summary, width // 10)
-    top = 14 + 30 * len(summary) + _LINE + 10
+    width = max(columns * (PAIR_TILE + _PAD) + _PAD, _NARROWEST)
+    room = width - 2 * _PAD
+    summary = wrapped(unbroken(pair.summary), TITLE, room)
+    named = 14 + 30 * len(summary)
+    top = named + 3 * _LINE + 14
     head = 46
     height = head + 2 * (PAIR_TILE + 6) + 6 + bits_height(layout.sub_bits, margins=False)
     canvas = Canvas(width, top + rows * (height + _PAD) + 2 * _LINE)
     for line, words in enumerate(summary):
-        canvas.write(_PAD, 14 + 30 * line, words, TITLE, width=width - 2 * _PAD)
+        canvas.write(_PAD, 14 + 30 * line, words, TITLE, width=room)
+    for line, (letter, one) in enumerate((("A", a), ("B", b))):
+        canvas.write(_PAD, named + _LINE * line, letter)
+        canvas.write(
+            _PAD + _LINE, named + _LINE * line, one.name, width=room - _LINE, keep_end=True
+        )
     facts = f"distance {pair.distance} of {layout.bits} bits; the concepts most alike come first"
-    canvas.write(_PAD, top - _LINE - 10, facts, colour=MUTED)
+    canvas.write(_PAD, named + 2 * _LINE, facts, colour=MUTED)
     for place, concept in enumerate((None, *pair.order)):
         row, column = divmod(place, columns)
         x, y = _PAD + column * (PAIR_TILE + _PAD), top + row * (height + _PAD)
@@ -107,10 +122,7 @@ def comparison_figure(pair: Comparison) -> Image.Image:
             canvas.paste(tile(one.pixels, map, PAIR_TILE), x, below)
         below = y + head + 2 * (PAIR_TILE + 6) + 4
         if concept is None:
-            canvas.write(x, y, "A", NAME)
-            canvas.write(x + 20, y + 3, a.name, width=PAIR_TILE - 20, keep_end=True)
-            canvas.write(x, y + _LINE, "B", NAME)
-            canvas.write(x + 20, y + _LINE + 3, b.name, width=PAIR_TILE - 20, keep_end=True)
+            canvas.write(x, y, "A above, B below", NAME)
             canvas.write(x, below, "bits of A above those of B,", colour=MUTED)
             canvas.write(x, below + _LINE, "inverted where they differ", colour=MUTED)
             continue
@@ -123,8 +135,9 @@ def comparison_figure(pair: Comparison) -> Image.Image:
 def _distance(canvas: Canvas, x: int, y: int, pair: Comparison, concept: int) -> None:
     distance, sub_bits = pair.per_concept[concept], pair.a.layout.sub_bits
     words = f"{distance} of {sub_bits}"
-    canvas.name(x, y, concept, pair.a.concept_names[concept], PAIR_TILE - 60)
-    canvas.write(x + PAIR_TILE - 52, y + 3, words)
+    left = PAIR_TILE - width_of(words, SMALL)
+    canvas.name(x, y, concept, pair.a.concept_names[concept], int(left) - 8)
+    canvas.write(x + left, y + 3, words)
     canvas.bar(x, y + 28, PAIR_TILE, distance / sub_bits)
 
 

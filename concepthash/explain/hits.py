@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from PIL import Image
 
 from concepthash.codes import Codes, popcount, unpack
-from concepthash.decode import decode_batches
+from concepthash.errors import ImageError
 from concepthash.explain.comparison import in_words
 from concepthash.explain.explanation import Explanation, explanation
+from concepthash.explain.photos import look
 from concepthash.runtime.answers import Hit
 from concepthash.runtime.hasher import Hasher
 from concepthash.runtime.snapshot import Snapshot
 
-SHOWN = 50
-"""Hits that a page shows at most."""
+SHOWN, _MAPS = 50, 800
+"""Hits that a page shows at most, and their heat maps: of 64 concepts, a dozen hits."""
 
 _KEPT = 256
 """Photos that are remembered, because several queries find them: 40 MB."""
@@ -124,13 +125,15 @@ class HitExplainer:
             query: the photo that was asked for.
             hits: nearest first.
             concepts, weights: what counted in the search, as ``HammingIndex.search`` has them.
-            shown: hits that are looked at; the others are only counted.
+            shown: hits that are looked at, fewer of a model with more than 16 concepts; the others
+                are only counted.
 
         Raises:
             GalleryError: if the gallery cannot be read.
             BackendError: if the graph cannot be computed.
         """
-        first = hits[:shown]
+        count = query.layout.concepts
+        first = hits[: min(shown, _MAPS // count)]
         self._look([hit for hit in first if hit.id not in self._photos])
         explained = []
         for hit in first:
@@ -140,28 +143,18 @@ class HitExplainer:
             explained.append(ExplainedHit(hit, code, photo, problem))
         for id in list(self._photos)[:-_KEPT]:
             del self._photos[id]
-        count = query.layout.concepts
         chosen = set(range(count) if concepts is None else concepts)
         given = [1] * count if weights is None else weights
         counted = tuple(weight if m in chosen else 0 for m, weight in enumerate(given))
         return ExplainedQuery(query, tuple(explained), len(hits), counted)
 
     def _look(self, hits: Sequence[Hit]) -> None:
-        batches = decode_batches(
-            (hit.path for hit in hits),
-            self._hasher.preprocess,
-            batch_size=self._hasher.batch_size,
-            threads=self._hasher.threads,
-        )
-        with closing(batches):
-            for batch in batches:
-                for position, error in batch.failed:
-                    self._photos[hits[position].id] = error.what
-                if not batch.positions:
-                    continue
-                encoded = self._hasher.encode(batch.pixels)
-                for row, position in enumerate(batch.positions):
-                    hit = hits[position]
+        with closing(look(self._hasher, (hit.path for hit in hits))) as photos:
+            for position, found in photos:
+                hit = hits[position]
+                if isinstance(found, ImageError):
+                    self._photos[hit.id] = found.what
+                else:
                     self._photos[hit.id] = explanation(
-                        self._hasher, batch.pixels, encoded, row, hit.path
+                        self._hasher, found.batch, found.encoded, found.row, hit.path
                     )

@@ -12,6 +12,7 @@ from concepthash.explain.markup import (
     STYLE,
     concept_heads,
     distance_bar,
+    distances,
     heat_cell,
     legend,
     looks_table,
@@ -22,6 +23,7 @@ from concepthash.explain.markup import (
 )
 from concepthash.explain.page import data_uri, page, text
 from concepthash.explain.sheet import remarks
+from concepthash.explain.tables import counted
 
 _PHOTO_SIDE, _HEAT_SIDE, _QUALITY = 176, 128, 75
 _OFF = ("", ' class="off"')
@@ -95,14 +97,14 @@ def _hit_row(shown: ExplainedQuery, one: ExplainedHit) -> str:
     label = "no label" if hit.label is None else hit.label
     words = [
         f"<strong>{hit.rank}</strong>, distance {hit.distance}",
-        text(f"{sentence(shown.summary(one))}."),
+        distances(f"{sentence(shown.summary(one))}."),
         text(label),
         f'<small class="muted">{text(hit.path)}</small>',
     ]
     if one.changed:
-        bits = "1 bit" if one.changed == 1 else f"{one.changed} bits"
         words.append(
-            f'<small class="muted">Its code now differs from the gallery\'s in {bits}: the photo '
+            '<small class="muted">Its code now differs from the gallery\'s in '
+            f"{counted(one.changed, 'bit')}: the photo "
             "has changed, or other software hashed it.</small>"
         )
     seen = f'<span class="muted">cannot be shown: {text(one.problem)}</span>'

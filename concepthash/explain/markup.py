@@ -9,11 +9,12 @@ from PIL import Image
 
 from concepthash.codes import to_hex
 from concepthash.explain.canvas import BIT_ROW
-from concepthash.explain.comparison import Comparison
+from concepthash.explain.comparison import Comparison, unbroken
 from concepthash.explain.explanation import Explanation, Map
 from concepthash.explain.figure import tile
 from concepthash.explain.heat import HEAT_STOPS, concept_colour
 from concepthash.explain.page import data_uri, page, text
+from concepthash.explain.tables import counted
 
 MADE_BY = 'data-made-by="concepthash"'
 """Near the start of every page of ours, so that a later run knows what it may replace."""
@@ -30,13 +31,17 @@ STYLE = """
 .scale { display: inline-block; width: 10rem; max-width: 40vw; height: .7rem;
   margin: 0 .4rem; border-radius: .2rem; vertical-align: baseline; }
 table.looks th, table.looks td { padding: .35rem .5rem .5rem 0; width: 11rem;
-  min-width: 6.5rem; }
+  min-width: 9rem; }
 table.looks img { display: block; width: 100%; height: auto;
   border-radius: .25rem; }
 table.looks caption { text-align: left; }
 table.looks th[scope=row] { width: 15rem; min-width: 8rem; overflow-wrap: anywhere;
   font-weight: normal; font-size: .9rem; line-height: 1.4; }
+table.looks th.short { width: 8rem; min-width: 5rem; }
+table.looks thead th:first-child { min-width: 0; }
+table.looks td:nth-child(2) { min-width: 6rem; }
 .off img, .off .bar { opacity: .4; } .stack { display: block; }
+.bits.stack + .bits.stack { margin-top: .4rem; }
 """
 
 _SIDE, _QUALITY, _FIGURE_QUALITY = 256, 85, 90
@@ -52,7 +57,8 @@ def explanation_page(shown: Explanation) -> str:
         cards.append(_card(shown, shown.background, side, "where no concept looks"))
     body = (
         f"<main {MADE_BY}>\n<h1>{text(shown.name)}</h1>\n{_facts(shown)}\n"
-        f'<div class="grid">\n{"".join(cards)}</div>\n{legend()}\n'
+        f'<h2>Where the concepts look</h2>\n<div class="grid">\n{"".join(cards)}</div>\n'
+        f"{legend()}\n"
         '<p class="muted">Bars below bits are their margins |logit|. Boxed bits are weak: they '
         "flip first.</p>\n<h2>In figures</h2>\n"
         f"{scrolling('bits and margins', _figures(shown))}\n</main>"
@@ -63,10 +69,10 @@ def explanation_page(shown: Explanation) -> str:
 def comparison_page(pair: Comparison) -> str:
     """The page of two photos."""
     a, b = pair.a, pair.b
-    names = f"{text(a.name)} and {text(b.name)}"
+    names = f"A: {text(a.name)}<br>B: {text(b.name)}"
     head = concept_heads(a, pair.order)
     body = (
-        f"<main {MADE_BY}>\n<h1>{text(sentence(pair.summary))}</h1>\n<p>{names}</p>\n"
+        f"<main {MADE_BY}>\n<h1>{distances(sentence(pair.summary))}</h1>\n<p>{names}</p>\n"
         f'<p class="muted">Distance {pair.distance} of {a.layout.bits} bits. The concepts most '
         "alike come first. Bits are inverted where they differ.</p>\n"
         f"{looks_table('Where the concepts look, and their bits', head, _pair_rows(pair))}\n"
@@ -87,8 +93,8 @@ def comparison_cell(pair: Comparison) -> str:
     rows = "".join(
         f'<tr><th scope="row">{text(pair.a.concept_names[m])}</th>'
         f"<td>{pair.per_concept[m]} of {pair.a.layout.sub_bits}</td>"
-        f"<td>{marked(pair.a.bits(m), pair.differing(m))}</td>"
-        f"<td>{marked(pair.b.bits(m), pair.differing(m))}</td></tr>"
+        f"<td><code>{marked(pair.a.bits(m), pair.differing(m))}</code></td>"
+        f"<td><code>{marked(pair.b.bits(m), pair.differing(m))}</code></td></tr>"
         for m in pair.order
     )
     return _cell(pair.figure(), words, f"<table><tr>{heads}</tr>{rows}</table>")
@@ -103,6 +109,11 @@ def _cell(figure: Image.Image, words: str, table: str) -> str:
 def sentence(words: str) -> str:
     """Words with a capital at the start."""
     return words[:1].upper() + words[1:]
+
+
+def distances(words: str) -> str:
+    """Words as HTML that breaks no line within a "(2 of 8)"."""
+    return unbroken(text(words), "&nbsp;")
 
 
 def looks_table(caption: str, head: str, rows: Sequence[str]) -> str:
@@ -177,8 +188,8 @@ def legend() -> str:
 
 def _facts(shown: Explanation) -> str:
     layout = shown.layout
-    words = f"{layout.bits} bits of {layout.concepts} concepts"
-    return f'<p class="muted">Code <span class="bits">{to_hex(shown.code)}</span>, {words}.</p>'
+    words = f"{layout.bits} bits of {counted(layout.concepts, 'concept')}"
+    return f'<p class="muted">{words}. Code <span class="bits">{to_hex(shown.code)}</span>.</p>'
 
 
 def _card(shown: Explanation, map: Map | None, side: int, words: str) -> str:
@@ -224,7 +235,7 @@ def _figures_row(shown: Explanation, concept: int) -> str:
     x, y = shown.peak(concept)
     weak = np.flatnonzero(shown.weak(concept)).tolist()
     cells = (
-        f'<span class="bits">{marked(shown.bits(concept), ())}</span>',
+        f'<code class="bits">{shown.bits(concept)}</code>',
         f"{shown.margins(concept).min():.2g}",
         ", ".join(map(str, weak)) or "none",
         f"{x:.0%} from the left, {y:.0%} from the top",
@@ -240,15 +251,31 @@ def _pair_rows(pair: Comparison) -> list[str]:
     for letter, one in (("A", a), ("B", b)):
         photo = picture(tile(one.pixels, None, _SIDE), one.name)
         maps = (heat_cell(one, m, _SIDE) for m in pair.order)
-        rows.append(_row(f"{letter} {one.name}", maps, photo))
-    bits = (f'<span class="bits">{marked(a.bits(m), pair.differing(m))}<br>'
-            f"{marked(b.bits(m), pair.differing(m))}</span>" for m in pair.order)  # fmt: skip
-    rows.append(_row("bits of A above those of B", bits))
+        rows.append(_row(letter, maps, photo))
+    rows.append(_row("bits of A above those of B", (_aligned(pair, m) for m in pair.order)))
     positions = (", ".join(map(str, pair.differing(m))) or "none" for m in pair.order)
     rows.append(_row("bits that differ", positions))
     return rows
 
 
+def _aligned(pair: Comparison, concept: int) -> str:
+    """The bits of both photos, line by line above each other."""
+    differing = pair.differing(concept)
+    ends = range(0, pair.a.layout.sub_bits, BIT_ROW)
+    return "".join(
+        '<span class="bits stack">'
+        + "<br>".join(
+            marked(
+                one.bits(concept)[first : first + BIT_ROW],
+                [bit - first for bit in differing if first <= bit < first + BIT_ROW],
+            )
+            for one in (pair.a, pair.b)
+        )
+        + "</span>"
+        for first in ends
+    )
+
+
 def _row(head: str, cells: Iterator[str], photo: str = "") -> str:
     shown = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{text(head)}</th><td>{photo}</td>{shown}</tr>\n'
+    return f'<tr><th scope="row" class="short">{head}</th><td>{photo}</td>{shown}</tr>\n'

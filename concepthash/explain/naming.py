@@ -14,13 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from concepthash.decode import decode_batches
-from concepthash.errors import DataError, Skipped
+from concepthash.errors import DataError, ImageError, Skipped
 from concepthash.explain.covering import border_colour
 from concepthash.explain.groups import part_group
 from concepthash.explain.parts import cells_of_pixels, normalised_maps, peaks
 from concepthash.explain.partscores import PartScores
-from concepthash.explain.photos import Maps, Progress
+from concepthash.explain.photos import Maps, Progress, look
 from concepthash.images import Pixels
 from concepthash.names import APART, LONGEST, numbered
 from concepthash.runtime.hasher import Hasher
@@ -165,25 +164,20 @@ def looked_at(
         hasher: of the bundle.
         photos: files.
         skipped: photos that cannot be read are added here.
-        progress: called after every batch.
+        progress: called after every photo.
 
     Raises:
         DataError: at the end, if not one could be read.
         BackendError: if the graph cannot be computed.
     """
-    seen = done = 0
-    batches = decode_batches(
-        photos, hasher.preprocess, batch_size=hasher.batch_size, threads=hasher.threads
-    )
-    with closing(batches):
-        for batch in batches:
-            for position, error in batch.failed:
-                skipped.add(photos[position], error.what)
-            if batch.positions:
-                maps = hasher.encode(batch.pixels).attention
-                yield from map(windows, batch.pixels, maps)
-            seen += len(batch.positions)
-            done += len(batch.positions) + len(batch.failed)
+    seen = 0
+    with closing(look(hasher, photos)) as found:
+        for done, (position, one) in enumerate(found, 1):
+            if isinstance(one, ImageError):
+                skipped.add(photos[position], one.what)
+            else:
+                seen += 1
+                yield windows(one.pixels, one.maps)
             if progress is not None:
                 progress(done, len(photos))
     if not seen:

@@ -1,8 +1,8 @@
-"""Annotated photos with what a bundle says of them, one after the other."""
+"""Photos, and annotated ones, with what a bundle says of them, one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -10,16 +10,67 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.decode import decode_batches
+from concepthash.encoder import Encoded
 from concepthash.errors import DataError, ImageError, Skipped
 from concepthash.explain.keypoints import AnnotatedImage, Annotations
 from concepthash.explain.placing import Placed, place
-from concepthash.images import Pixels
+from concepthash.images import Pixels, Source
 from concepthash.runtime.hasher import Hasher
 
 Logits = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with how many photos are done, and of how many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """One photo of a batch that was encoded.
+
+    Args:
+        batch: the crops of all of them, ``(B, crop, crop, 3)`` uint8.
+        encoded: what the graph says of them.
+        row: of the photo.
+    """
+
+    batch: Pixels
+    encoded: Encoded
+    row: int
+
+    @property
+    def pixels(self) -> Pixels:
+        """Its crop, ``(crop, crop, 3)`` uint8."""
+        crop: Pixels = self.batch[self.row]
+        return crop
+
+    @property
+    def maps(self) -> Maps:
+        """``(M, h, w)`` float32, one a concept."""
+        maps: Maps = self.encoded.attention[self.row]
+        return maps
+
+
+def look(
+    hasher: Hasher, photos: Iterable[Source]
+) -> Generator[tuple[int, Looked | ImageError], None, None]:
+    """Stream what a model says of photos, each by its place; of those it cannot read, why.
+
+    Those of a batch that cannot be read come first, then the others in order.
+
+    Raises:
+        BackendError: if the graph cannot be computed.
+    """
+    batches = decode_batches(
+        photos, hasher.preprocess, batch_size=hasher.batch_size, threads=hasher.threads
+    )
+    with closing(batches):
+        for batch in batches:
+            yield from batch.failed
+            if not batch.positions:
+                continue
+            encoded = hasher.encode(batch.pixels)
+            for row, position in enumerate(batch.positions):
+                yield position, Looked(batch.pixels, encoded, row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +113,19 @@ def see(
         DataError: at the end, if not one photo could be used.
         BackendError: if the graph cannot be computed.
     """
-    seen = done = 0
-    batches = decode_batches(
-        (annotations.root / image.path for image in images),
-        hasher.preprocess,
-        batch_size=hasher.batch_size,
-        threads=hasher.threads,
-    )
-    with closing(batches):
-        for batch in batches:
-            for position, error in batch.failed:
-                skipped.add(annotations.root / images[position].path, error.what)
-            encoded = hasher.encode(batch.pixels) if batch.positions else None
-            for row, position in enumerate(batch.positions):
-                assert encoded is not None
-                image = images[position]
-                try:
-                    placed = place(image, annotations, hasher.preprocess, masks=masks)
-                except ImageError as error:
-                    skipped.add(annotations.root / image.path, error.what)
-                    continue
+    seen = 0
+    paths = [annotations.root / image.path for image in images]
+    with closing(look(hasher, paths)) as photos:
+        for done, (position, found) in enumerate(photos, 1):
+            try:
+                if isinstance(found, ImageError):
+                    raise found
+                placed = place(images[position], annotations, hasher.preprocess, masks=masks)
+            except ImageError as error:
+                skipped.add(paths[position], error.what)
+            else:
                 seen += 1
-                yield SeenPhoto(
-                    placed, batch.pixels[row], encoded.logits[row], encoded.attention[row]
-                )
-            done += len(batch.positions) + len(batch.failed)
+                yield SeenPhoto(placed, found.pixels, found.encoded.logits[found.row], found.maps)
             if progress is not None:
                 progress(done, len(images))
     if not seen:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from concepthash.explain.canvas import MUTED, NAME, TRACK, Canvas
 from concepthash.explain.figure import tile
+from concepthash.explain.tables import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from concepthash.explain.explanation import Explanation
     from concepthash.explain.hits import ExplainedQuery
 
-ROWS = 10
-"""Hits on a sheet."""
+ROWS, COLUMNS = 10, 12
+"""Hits and concepts on a sheet, at most."""
 
 _TILE, _PAD, _WORDS = 128, 14, 190
 _ROW = _TILE + 34
@@ -30,15 +31,15 @@ def remarks(weights: tuple[int, ...]) -> list[str]:
 def contact_sheet(shown: ExplainedQuery) -> Image.Image:
     """The query above its first hits, with heat maps and a distance bar a concept."""
     hits, query = shown.hits[:ROWS], shown.query
-    concepts = query.layout.concepts
-    width = _PAD + _WORDS + (concepts + 1) * (_TILE + _PAD)
+    concepts = _shown(shown.weights)
+    width = _column(len(concepts) + 1)
     canvas = Canvas(width, _TOP + (len(hits) + 1) * _ROW + 24)
-    for concept, remark in enumerate(remarks(shown.weights)):
-        x = _column(concept + 1)
-        canvas.name(x, 12, concept, query.concept_names[concept], _TILE)
-        canvas.write(x, 36, remark, colour=MUTED, width=_TILE)
+    said = remarks(shown.weights)
+    for place, concept in enumerate(concepts, 1):
+        canvas.name(_column(place), 12, concept, query.concept_names[concept], _TILE)
+        canvas.write(_column(place), 36, said[concept], colour=MUTED, width=_TILE)
     _words(canvas, _TOP, ["query", "", query.name])
-    _photos(canvas, _TOP, query)
+    _photos(canvas, _TOP, query, concepts)
     sub_bits = query.layout.sub_bits
     for row, one in enumerate(hits, 1):
         y = _TOP + row * _ROW
@@ -47,21 +48,20 @@ def contact_sheet(shown: ExplainedQuery) -> Image.Image:
         words = [f"{hit.rank}", f"distance {hit.distance}", label, hit.path]
         _words(canvas, y, words)
         if one.photo is not None:
-            _photos(canvas, y, one.photo)
+            _photos(canvas, y, one.photo, concepts)
         else:
             canvas.write(_column(0), y + 8, "cannot be shown:", colour=MUTED)
             canvas.write(_column(0), y + 28, one.problem, colour=MUTED, width=2 * _TILE)
-        for concept, distance in enumerate(hit.per_concept):
-            x, below = _column(concept + 1), y + _TILE + 5
+        for place, concept in enumerate(concepts, 1):
+            x, below, distance = _column(place), y + _TILE + 5, hit.per_concept[concept]
             counts = shown.weights[concept] > 0
             canvas.bar(x, below + 4, _TILE - 54, distance / sub_bits, faint=not counts)
             canvas.write(x + _TILE - 48, below - 1, f"{distance} of {sub_bits}")
-    rest = shown.found - len(hits)
-    more = f"and {rest:,} more hits; " if rest else ""
-    canvas.write(
-        _PAD, canvas.image.height - 22, f"{more}bars: bits that differ from the query",
-        colour=MUTED,
-    )  # fmt: skip
+    rest = {"hit": shown.found - len(hits), "concept": len(shown.weights) - len(concepts)}
+    more = [counted(number, f"more {thing}") for thing, number in rest.items() if number]
+    words = [f"and {' and '.join(more)}"] if more else []
+    words.append("bars: bits that differ from the query")
+    canvas.write(_PAD, canvas.image.height - 22, "; ".join(words), colour=MUTED)
     return canvas.image
 
 
@@ -76,6 +76,12 @@ def _words(canvas: Canvas, y: int, lines: list[str]) -> None:
         canvas.write(_PAD, y + 24 + 20 * line, words, width=_WORDS - 20, keep_end="/" in words)
 
 
-def _photos(canvas: Canvas, y: int, photo: Explanation) -> None:
-    for place, map in enumerate((None, *photo.maps)):
+def _shown(weights: tuple[int, ...]) -> list[int]:
+    """The concepts that have a column: of too many, those that count come first."""
+    order = sorted(range(len(weights)), key=lambda concept: not weights[concept])
+    return sorted(order[:COLUMNS])
+
+
+def _photos(canvas: Canvas, y: int, photo: Explanation, concepts: list[int]) -> None:
+    for place, map in enumerate((None, *(photo.maps[concept] for concept in concepts))):
         canvas.paste(tile(photo.pixels, map, _TILE), _column(place), y)

@@ -20,6 +20,11 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
         yield ("  " + "  ".join(cells)).rstrip()
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: "1 image", "1,200 images"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def share(value: float | None) -> str:
     """A figure with two decimal places; a dash where there is none, or NaN."""
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"

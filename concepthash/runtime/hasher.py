@@ -188,6 +188,13 @@ class Hasher:
             )
         return self._encoder.run(pixels)
 
+    def close(self) -> None:
+        """Give back the encoder's threads and device memory; nothing can be hashed afterwards.
+
+        A second call does nothing.
+        """
+        self._encoder.close()
+
     def _batches(self, sources: Iterable[Source], waits: Waits) -> Generator[Results, None, None]:
         """Codes and errors of each batch: the next is gathered while one is computed."""
         decoded = decode_batches(

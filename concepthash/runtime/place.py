@@ -22,7 +22,7 @@ _OURS = {
     SEGMENTS,
     TABLES,
     DATABASE,
-    *(f"{DATABASE}{side}" for side in (".new", "-wal", "-shm", "-journal")),
+    *(f"{DATABASE}{side}" for side in (".new", ".new-wal", ".new-shm", "-wal", "-shm", "-journal")),
 }
 
 

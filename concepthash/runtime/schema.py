@@ -65,7 +65,8 @@ class Identity:
 def create(file: Path, identity: Identity) -> None:
     """Write an empty database; a crash leaves a whole one or none."""
     aside = file.with_name(f"{file.name}.new")
-    aside.unlink(missing_ok=True)
+    for side in ("", "-wal", "-shm"):
+        aside.with_name(f"{aside.name}{side}").unlink(missing_ok=True)
     with closing(sqlite3.connect(aside, isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = MEMORY")  # nothing beside it that could be left
         database.execute("BEGIN")
@@ -76,6 +77,8 @@ def create(file: Path, identity: Identity) -> None:
         write_identity(database, identity)
         database.execute("INSERT INTO meta VALUES ('last_segment', '0')")
         database.execute("COMMIT")
+        # A reader that is here before the first writer would keep that from changing the mode.
+        database.execute("PRAGMA journal_mode = WAL")
     for side in ("-wal", "-shm"):  # of a deleted database; SQLite would replay them into this one
         file.with_name(f"{file.name}{side}").unlink(missing_ok=True)
     aside.replace(file)

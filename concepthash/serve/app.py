@@ -124,7 +124,8 @@ class App:
         if route is None:
             raise Refused(404, "there is nothing here", where="path", hint="GET /openapi.json")
         if request.method not in route.methods:
-            allowed = ", ".join(route.methods)
+            head = ["HEAD"] if "GET" in route.methods else []
+            allowed = ", ".join([*route.methods, *head])
             raise Refused(
                 405,
                 f"this takes {allowed}",
@@ -186,12 +187,9 @@ def _refused(error: ConceptHashError) -> Refused:
 
 async def send_reply(send: Send, reply: Reply) -> None:
     """Send a whole reply, with the headers that every one has."""
-    headers = [
-        (b"content-type", reply.type),
-        (b"content-length", b"%d" % len(reply.body)),
-        *SECURITY,
-        *reply.headers,
-    ]
+    headers = [(b"content-type", reply.type), *SECURITY, *reply.headers]
+    if reply.status != 304:  # whose length would be that of what the client has
+        headers.append((b"content-length", b"%d" % len(reply.body)))
     if not any(name == _POLICY[0] for name, _ in reply.headers):
         headers.append(_POLICY)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -10,6 +10,7 @@ is answered with 503 and closed.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Connection(HttpToolsProtocol):
         self._closing: float | None = None
         self._fed = 0
         self._body = 0
+        self._cycles: deque[Any] = deque()  # requests without an answer; uvicorn knows the last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept a connection, unless there are too many."""
@@ -92,8 +94,12 @@ class Connection(HttpToolsProtocol):
 
     @property
     def awaited(self) -> bool:
-        """Whether a request is being waited for, or the rest of one."""
-        return (self._waiting or not self._whole) and not self.transport.is_closing()
+        """Whether a request is being waited for, the next one too, or the rest of one."""
+        return (self._answered or not self._whole) and not self.transport.is_closing()
+
+    @property
+    def _answered(self) -> bool:
+        return not self._cycles
 
     def data_received(self, data: bytes) -> None:
         """Read some more of a request, unless its head grows without end."""
@@ -123,6 +129,7 @@ class Connection(HttpToolsProtocol):
         self._waiting = False
         self.since = self.loop.time()
         super().on_headers_complete()
+        self._cycles.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Some of a body has come."""
@@ -137,7 +144,15 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer was written."""
         self.since = self.loop.time()
+        self._cycles.popleft()
         super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, and nobody waits for any of its requests."""
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
 
     def sweep(self, now: float) -> None:
         """End this connection if it is too slow."""
@@ -148,11 +163,10 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
             return
         age = now - self.since
-        answered = self.cycle is None or self.cycle.response_complete
         if self._waiting:
             if age > bounds.head:
                 self._refuse(Refused(408, f"no request came within {bounds.head:g} s"))
-        elif not answered:
+        elif not self._answered:
             if age > bounds.request:
                 self.end()
         elif not self._whole or self.transport.get_write_buffer_size():
@@ -163,7 +177,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, refused: Refused) -> None:
         self.bounds.turned_away()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._answered:
             self._write(refused.reply)
         else:  # half of an answer may have been written
             self.transport.abort()

@@ -26,9 +26,9 @@ from concepthash.runtime.entries import Entry
 from concepthash.runtime.hasher import Hasher
 from concepthash.serve.batching import Batcher, Busy, Results
 from concepthash.serve.held import Asked, Held, Items
-from concepthash.serve.limits import Limits, Stats
+from concepthash.serve.limits import Limits, Stats, Status
 from concepthash.serve.photos import Decoder, TooLarge
-from concepthash.serve.thumbnails import Thumbnails, View, check_view
+from concepthash.serve.thumbnails import Thumbnails, View
 
 __all__ = ["Asked", "Busy", "Engine", "Items", "Limits", "Stats", "TooLarge", "View"]
 
@@ -69,6 +69,7 @@ class Engine:
         self.limits = limits = limits or Limits()
         self.bundle = bundle
         self.gallery = gallery
+        self._name = gallery.absolute().name
         self._reload_seconds = reload_seconds
         self._open_hasher = lambda: Hasher(
             bundle, device=device, threads=threads, backend=backend, precision=precision, tell=tell
@@ -118,6 +119,7 @@ class Engine:
         await self._searches.stop()
         self._decoder.close()
         self._held.close()
+        self._hasher.close()
 
     def reload(self) -> None:
         """Look for a newer state of the gallery at once."""
@@ -180,7 +182,7 @@ class Engine:
             )
             return await self._encodes.submit((pixels, str(entry.path)), accepted=True)
 
-    async def thumbnail(self, id: int, size: int = 224, view: str = "crop") -> bytes:
+    async def thumbnail(self, id: int, size: int = 224, view: View = "crop") -> bytes:
         """A photo of the gallery, as its file is now, as a JPEG.
 
         Args:
@@ -189,17 +191,15 @@ class Engine:
             view: ``crop``, the square that the model sees and its maps fit; or ``whole``.
 
         Raises:
-            UsageError: for a size or view there is not.
             NothingFound: if no image has the id.
             ImageError: if its file is gone or cannot be decoded.
             Busy, TimeoutError: as :meth:`hash`.
         """
-        chosen = check_view(size, view)
         entry = await self._call(lambda: self._held.entry(id))
         draw = self._thumbnails.get
         async with self._accepted(0):
             return await self._decoder.file(
-                entry.path, lambda path: draw(path, size, chosen, self._decoder.make)
+                entry.path, lambda path: draw(path, size, view, self._decoder.make)
             )
 
     async def item(self, id: int) -> tuple[Entry, Codes]:
@@ -225,7 +225,7 @@ class Engine:
         """Gallery, model and how to show them, as plain values."""
         manifest, layout = self.bundle.manifest, self._hasher.layout
         return {
-            "gallery": self.gallery.absolute().name,
+            "gallery": self._name,
             "images": self._held.images,
             "bits": layout.bits,
             "concepts": list(manifest.concept_names),
@@ -239,11 +239,14 @@ class Engine:
             "colours": [concept_colour(m) for m in range(layout.concepts)],
         }
 
-    def healthy(self) -> str | None:
-        """What is wrong though it goes on answering; None if nothing is."""
+    def health(self) -> tuple[Status, str | None]:
+        """Whether it answers, and what is wrong if anything is."""
+        status: Status = "ok"
         if self._stopping:
-            return "stopping"
-        return "; ".join(self._trouble.values()) or None
+            status = "stopping"
+        elif self._trouble:
+            status = "failing" if "model" in self._trouble else "degraded"
+        return status, "; ".join(self._trouble.values()) or None
 
     def stats(self) -> Stats:
         """What it holds and has done, now."""
@@ -322,14 +325,20 @@ class Engine:
 
     def _try(self) -> None:
         """What is slow the first time, before anybody waits: pages are read, memory is taken."""
-        side = self._hasher.preprocess.crop
         for count in (1, self._hasher.batch_size):
-            codes = self._hasher.encode(np.zeros((count, side, side, 3), np.uint8)).codes
+            codes = self._hasher.encode(self._blank(count)).codes
         for _ in self._held.search([(codes[0], Asked())]):
             pass
 
+    def _blank(self, count: int) -> Pixels:
+        side = self._hasher.preprocess.crop
+        return np.zeros((count, side, side, 3), np.uint8)
+
     async def _watch(self) -> None:
-        """Look for newer states of the gallery, and take them up between two batches."""
+        """Look for newer states of the gallery, and take them up between two batches.
+
+        A model that failed is tried again: a server that says so may not be sent photos any more.
+        """
         loop, pause = asyncio.get_running_loop(), self._reload_seconds
         while True:
             with suppress(TimeoutError):
@@ -337,6 +346,9 @@ class Engine:
             if self._stopping:
                 return
             self._look.clear()
+            if "model" in self._trouble:
+                with suppress(Exception):  # it still fails
+                    await self._encodes.submit((self._blank(1)[0], "trial"), accepted=True)
             started = loop.time()
             try:
                 if await self._searches.submit(lambda: self._held.outdated(), accepted=True):

@@ -14,13 +14,13 @@ from concepthash.codes import to_hex
 from concepthash.errors import ImageError
 from concepthash.explain.comparison import Comparison, compare
 from concepthash.explain.explanation import Explanation
+from concepthash.runtime.answers import Query
 from concepthash.serve.asked import asked_of
 from concepthash.serve.guard import LONE_POLICY
 from concepthash.serve.replies import Refused, Reply, answered, encoded
 from concepthash.serve.requests import Request
 from concepthash.serve.schemas import (
     ExplainAsking,
-    Found,
     Hashed,
     Health,
     Item,
@@ -59,9 +59,9 @@ async def static(service: Service, request: Request, asking: Nothing) -> Reply:
 
 
 async def health(service: Service, request: Request, asking: Nothing) -> Reply:
-    """Whether all is well: 200 or 503."""
-    trouble = "stopping" if service.stopping else service.engine.healthy()
-    return Reply(503 if trouble else 200, encoded(Health(trouble or "ok")))
+    """Whether it answers, 200, or does not, 503; and what is wrong."""
+    status, reason = ("stopping", None) if service.stopping else service.engine.health()
+    return Reply(200 if status in ("ok", "degraded") else 503, encoded(Health(status, reason)))
 
 
 async def metrics(service: Service, request: Request, asking: Nothing) -> Reply:
@@ -155,7 +155,7 @@ async def query(service: Service, request: Request, asking: QueryAsking) -> Repl
     if request.uploads:
         timing.insert(0, ("hash", hashed - began))
     answer = QueryAnswer(
-        queries=[Found(path, to_hex(code), hits, service.names)],
+        queries=[Query(path, to_hex(code), hits, service.names)],
         backend=service.backend,
         gallery=service.gallery,
         model=service.model,
@@ -221,9 +221,9 @@ def _image(request: Request, part: str = "image") -> bytes:
 
 
 def _code(text: str, size: int) -> Codes:
-    if len(text) != 2 * size:
-        what = f"a code of this gallery has {2 * size} hexadecimal digits, not {len(text)}"
-        raise Refused(400, what, where="code")
+    if len(text) != 2 * size or not text.isalnum():  # its pattern lets a line feed end it
+        what = f"a code of this gallery is {2 * size} hexadecimal digits"
+        raise Refused(400, what, where="code", hint="POST /v1/hash gives one")
     return np.frombuffer(bytes.fromhex(text), np.uint8)
 
 

@@ -8,7 +8,7 @@ All of it is used in one thread at a time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from concepthash.runtime.place import DATABASE
 from concepthash.runtime.planes import ids_at
 from concepthash.runtime.segment import Segment
 
-FILTER_BYTES = 64 << 20
-"""What the filters by label that are kept for the next request may take; the last always stays."""
+FILTERS, FILTER_BYTES = 64, 64 << 20
+"""Filters by label that are kept for the next request, and their bytes; the last always stays."""
 
 # A filter that leaves at most one row in this many is kept as a copy of those rows.
 _SPARSE = 4
@@ -87,7 +87,7 @@ class Held:
 
     def __init__(self, path: Path, fingerprint: str, *, threads: int) -> None:
         self._threads = threads
-        self._file = file_id(path)  # asked before: a gallery put there in between is seen later
+        self._file = _file(path)  # asked before: a gallery put there in between is seen later
         self.gallery = Gallery.open(path)
         try:
             self.gallery.check_model(fingerprint)
@@ -105,7 +105,7 @@ class Held:
             raise
         self._numbers = {name: number for number, name in enumerate(self._labels.names)}
         self.counts = _counts(self._labels)
-        self._filters: OrderedDict[tuple[str | None, ...], HammingIndex] = OrderedDict()
+        self._filters: OrderedDict[tuple[int, ...], HammingIndex] = OrderedDict()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -119,10 +119,14 @@ class Held:
         Raises:
             GalleryError: if there is no gallery any more.
         """
-        there = file_id(self.gallery.path)
+        path = self.gallery.path
+        there = _file(path)
         if there is None:
-            raise GalleryError("the gallery is gone", where=self.gallery.path)
-        return there != self._file or self.gallery.changed()
+            raise GalleryError("the gallery is gone", where=path)
+        # Where SQLite may not write this file it does not look for commits.
+        blind = not (path / f"{DATABASE}-shm").is_file()
+        replaced = there != self._file if blind else there[:2] != (self._file or ())[:2]
+        return replaced or self.gallery.changed()
 
     def search(
         self, queries: Sequence[tuple[Codes, Asked]]
@@ -218,25 +222,24 @@ class Held:
 
     def _filtered(self, labels: tuple[str | None, ...]) -> HammingIndex:
         """The images with one of some labels, kept for the next request that asks for them."""
-        asked = tuple(sorted(set(labels), key=lambda label: (label is not None, label or "")))
-        index = self._filters.get(asked)
+        numbers = tuple(sorted({self._number(label) for label in labels}))
+        kept = self._filters
+        index = kept.get(numbers)
         if index is None:
-            numbers = [self._number(label) for label in asked]
-            index = _only(self.index, np.isin(self._labels.numbers, numbers))
-            self._filters[asked] = index
-            while len(self._filters) > 1 and sum(map(_held, self._filters.values())) > FILTER_BYTES:
-                self._filters.popitem(last=False)
-        self._filters.move_to_end(asked)
+            index = kept[numbers] = _only(self.index, np.isin(self._labels.numbers, numbers))
+            while len(kept) > FILTERS or (len(kept) > 1 and _size(kept.values()) > FILTER_BYTES):
+                kept.popitem(last=False)
+        kept.move_to_end(numbers)
         return index
 
 
-def file_id(path: Path) -> tuple[int, int] | None:
-    """What tells a gallery from another one put in its place; None if there is none."""
+def _file(path: Path) -> tuple[int, int, int] | None:
+    """What tells a database from another one put in its place, and when it was written last."""
     try:
         found = (path / DATABASE).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _counts(labels: Labels) -> tuple[tuple[str | None, int], ...]:
@@ -265,9 +268,10 @@ def _only(index: HammingIndex, mask: npt.NDArray[np.bool_]) -> HammingIndex:
     return HammingIndex.of(index.layout, segments, largest)
 
 
-def _held(index: HammingIndex) -> int:
-    """Bytes of memory that a filter takes: of codes it copied, or of rows it marks."""
+def _size(filters: Iterable[HammingIndex]) -> int:
+    """Bytes of memory that filters take: of codes they copied, or of rows they mark."""
     return sum(
         part.planes.nbytes + 8 * len(part.ids) if part.dead is None else part.dead.nbytes
+        for index in filters
         for part in index.parts()
     )

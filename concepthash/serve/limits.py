@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from concepthash.serve.batching import Counters
+
+Status = Literal["ok", "degraded", "failing", "stopping"]
+"""``degraded`` still answers, from an earlier state of the gallery; ``failing`` hashes nothing."""
 
 
 @dataclass(frozen=True)

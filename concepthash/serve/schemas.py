@@ -9,8 +9,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
-from concepthash.runtime.answers import Hit
+from concepthash.runtime.answers import Query
 from concepthash.runtime.arguments import LARGEST_ID, LARGEST_WEIGHT
+from concepthash.serve.limits import Status
+from concepthash.serve.thumbnails import View
 
 LARGEST_DISTANCE = 512 * LARGEST_WEIGHT
 
@@ -82,9 +84,7 @@ class ThumbnailAsking(Asking):
     """How to show an image."""
 
     size: Annotated[int, Meta(ge=16, le=1024, description="Of its longer side")] = 224
-    view: Annotated[
-        Literal["crop", "whole"], Meta(description="crop is the square that the network sees")
-    ] = "crop"
+    view: Annotated[View, Meta(description="crop is the square that the network sees")] = "crop"
 
 
 # What answers hold
@@ -147,19 +147,10 @@ class Hashed(Struct, tag_field="schema", tag="chash.hash/1"):
     backend: str
 
 
-class Found(Struct):
-    """A code and what is near it; ``path`` is null if there was neither a file name nor an id."""
-
-    path: str | None
-    code: str
-    hits: tuple[Hit, ...]
-    concept_names: tuple[str, ...]
-
-
 class QueryAnswer(Struct, tag_field="schema", tag="chash.query/1"):
     """One query and its hits, nearest first."""
 
-    queries: list[Found]
+    queries: list[Query]
     backend: str
     gallery: str
     model: str
@@ -240,9 +231,10 @@ class Item(Struct, tag_field="schema", tag="chash.item/1"):
 
 
 class Health(Struct, tag_field="schema", tag="chash.health/1"):
-    """``ok``, or what is wrong."""
+    """Whether it answers: ``ok`` and ``degraded`` do; ``reason`` is what is wrong."""
 
-    status: str
+    status: Status
+    reason: str | None
 
 
 class Trouble(Struct):

@@ -8,10 +8,12 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +105,8 @@ def guard_of(token: str | None, host: str) -> Guard:
 class Server(uvicorn.Server):
     """Uvicorn, with our signals: SIGINT and SIGTERM end it, twice at once; SIGHUP reloads.
 
+    In a terminal SIGHUP ends it too: there it says that the terminal was closed.
+
     Args:
         app: the application.
         bound: where it listens.
@@ -161,9 +165,12 @@ class Server(uvicorn.Server):
         self._ready(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nobody any more, and finish what was begun."""
+        """Accept nobody any more, and finish what was begun, unless asked not to wait for it."""
         self._app.service.stopping = True
         await super().shutdown(sockets)
+        if self.force_exit:
+            for task in self.server_state.tasks:
+                task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -174,7 +181,9 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Any] = dict.fromkeys(_ENDING, self.handle_exit)
         if _RELOAD is not None:
-            handlers[_RELOAD] = lambda *_: loop.call_soon_threadsafe(self._reload)
+            reload = partial(loop.call_soon_threadsafe, self._reload)
+            ours = sys.stdin is not None and sys.stdin.isatty()
+            handlers[_RELOAD] = self.handle_exit if ours else lambda *_: reload()
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield

@@ -11,14 +11,10 @@ from typing import Literal
 
 from PIL import Image
 
-from concepthash.errors import UsageError
 from concepthash.images import Preprocess, open_rgb
 
 View = Literal["crop", "whole"]
-SIDES = range(16, 1025)
-"""Sides a thumbnail may have, pixels."""
 
-_VIEWS: dict[str, View] = {"crop": "crop", "whole": "whole"}
 _QUALITY = 85
 _Key = tuple[str, int, int, int, str]
 
@@ -85,20 +81,6 @@ class Thumbnails:
         image = open_rgb(path, short_side=size)
         image.thumbnail((size, size), Image.Resampling.BICUBIC)
         return image
-
-
-def check_view(size: int, view: str) -> View:
-    """The view that was asked for, if there is such a thumbnail.
-
-    Raises:
-        UsageError: if there is not.
-    """
-    if size not in SIDES:
-        what = f"a thumbnail has a side of {SIDES[0]} to {SIDES[-1]} pixels, not {size}"
-        raise UsageError(what, where="size", hint="size=224")
-    if view not in _VIEWS:
-        raise UsageError(f"no view is called {view!r}", where="view", hint="view=crop|whole")
-    return _VIEWS[view]
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -46,7 +46,7 @@ Draw = Callable[[random.Random], bytes]
 TEXTS = (
     "", "\0", "a" * 10_000, "../../etc/passwd", "/etc/passwd", "%00", "%zz", "${7*7}", "'; DROP",
     "<script>alert(1)</script>", "\u202e", "1e999", "-1", "NaN", "true", "[]", "0x10", "\u0661",
-    "é" * 99,
+    "é" * 99, "0000000\n", "000000000000000\n",
 )  # fmt: skip
 PATHS = (
     "/static/../../../etc/passwd", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/..%2f..%2fapp.py",
@@ -62,7 +62,7 @@ PATHS = (
 VALUES = (
     None, True, -1, 0, 2**63, 2**64, 1e308, 0.5, "", "1", "\ud800", [], [[]], {}, {"a": 1},
     [None] * 1000, "00" * 4, "zz" * 4, [1, 2], [-1] * 4, [256] * 4, ["x"] * 4, "head",
-    list(range(99)),
+    list(range(99)), "0000000\n", "000000000000000\n",
 )  # fmt: skip
 FIELDS = ("id", "code", "k", "radius", "concepts", "weights", "labels", "other", "path", "format")
 

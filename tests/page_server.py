@@ -174,8 +174,9 @@ class Visit:
     def settle(self) -> None:
         """Wait until nothing is asked for any more and cards stand still."""
         self.page.wait_for_timeout(60)
-        self.page.wait_for_function("() => !document.body.matches('.busy')")
-        self.page.wait_for_function("() => !document.getAnimations().length")
+        self.page.wait_for_function(
+            "() => !document.body.matches('.busy') && !document.getAnimations().length"
+        )
 
     def ranking(self) -> list[tuple[int, str]]:
         """Id and distance text of the cards, in the order they have on the page."""

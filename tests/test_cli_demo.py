@@ -42,7 +42,6 @@ class FakeBrowser:
 def test_show__serves_the_gallery_and_opens_its_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
     place, browser = Place(tmp_path), FakeBrowser(monkeypatch)
     demo_open.show(place.gallery, threads=1, output=Output())

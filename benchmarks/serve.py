@@ -11,6 +11,8 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from benchmarks.load import load, memory, request, server
 from benchmarks.report import SHARED, write
 from concepthash.bundle import Bundle
 from concepthash.images import find_images
+from concepthash.runtime.entries import Entry
+from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
 
 CODES = 1_000_000
@@ -29,6 +33,26 @@ SECONDS, ROUNDS = 10.0, 5
 PRECISION = "int8"
 PHOTOS = 200
 CLIENTS = 16
+COMMITS, PAUSE = 2, 3.0
+
+
+def commit(gallery: Path) -> None:
+    """Add one image at a time, with a pause between."""
+    with Gallery.open(gallery, write=True) as opened:
+        for number in range(COMMITS):
+            time.sleep(PAUSE)
+            sha256 = f"{number:064x}"
+            entry = Entry(gallery.parent / f"{sha256}.jpg", "bird", 1, 1, sha256)
+            opened.add([entry], np.zeros((1, opened.layout.nbytes), np.uint8))
+
+
+def while_it_grows(url: str, requests: list[bytes], gallery: Path) -> dict[str, object]:
+    """Queries while another process commits to the gallery, and the server takes that up."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        committed = pool.submit(commit, gallery)
+        answers = asyncio.run(load(url, requests, seconds=SECONDS, connections=64, rate=RATES[1]))
+        committed.result()
+    return {"commits": COMMITS, **answers}
 
 
 def main(bundle: str, photos: str) -> None:
@@ -50,6 +74,7 @@ def main(bundle: str, photos: str) -> None:
                 for rate in RATES
             ]
             codes.append(asyncio.run(load(url, by_code, seconds=SECONDS, connections=CLIENTS)))
+            growing = while_it_grows(url, by_code, gallery)
             served, alone, answers = [], [], []
             for _ in range(ROUNDS):
                 answers.append(
@@ -71,6 +96,7 @@ def main(bundle: str, photos: str) -> None:
             "codes": CODES,
             "kind_of_codes": WHAT,
             "by_code": codes,
+            "by_code_while_it_grows": growing,
             "by_photo": {
                 "photos": len(pictures),
                 "kilobytes_a_photo": round(float(np.mean([len(p) for p in pictures])) / 1e3, 1),

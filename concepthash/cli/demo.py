@@ -222,6 +222,10 @@ def _tell(
     lines = [str(trained.evaluation), "", str(exported), "", f"index: {report}", ""]
     lines += [*answers.lines("table", unicode=unicode), ""]
     lines += [f"{name:<8} {path}" for name, path in places.items()]
+    output.note(
+        "this model learned from random numbers, so its concepts follow no parts: "
+        "chash train with a pretrained --backbone finds those"
+    )
 
     def data() -> dict[str, Any]:
         return {

@@ -61,6 +61,7 @@ class Place:
         *,
         limits: Limits | None = None,
         reload_seconds: float = 3600,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Do some work with a started engine, and stop it."""
 
@@ -71,6 +72,7 @@ class Place:
                 threads=2,
                 limits=limits,
                 reload_seconds=reload_seconds,
+                tell=tell,
             )
             await engine.start()
             try:

@@ -74,17 +74,17 @@ def test_module__is_the_same_program() -> None:
     )
     assert result.returncode == 2
     assert result.stdout == ""
-    assert "Did you mean 'query'?" in result.stderr
+    assert result.stderr == "error: no such verb: quary\nwhere: chash\ntry: chash query\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "Usage: chash"),
-        (["frobnicate"], "No such command"),
-        (["--nope"], "No such option"),
-        (["query", "x.png", "--nope"], "No such option"),
-        (["query"], "Missing argument"),
+        (["frobnicate"], "no such verb"),
+        (["--nope"], "no such option"),
+        (["query", "x.png", "--nope"], "no such option"),
+        (["query"], "missing argument"),
         (["query", "x.png", "--top", "many"], "--top"),
         (["train"], "no photos were named"),
         (["train", "x", "--dry-run"], "no such folder or file"),

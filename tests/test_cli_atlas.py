@@ -120,6 +120,7 @@ def test_atlas__without_scikit_learn_names_what_adds_the_map(
         (["--threads", "0"], 2, "0 threads", "--threads 1"),
         (["--out", "birds"], 2, "a folder, not a file", "--out birds/atlas.html"),
         (["--out", "mine.html"], 2, "that chash did not write", "--out mine-2.html"),
+        (["--out", "atlas.txt"], 2, "an HTML page", "--out atlas.html"),
         (["--out", "mine.html/a.html"], 2, "--out is a folder", "ls -l "),
         (["--parts", "nowhere"], 1, "no such file", "--parts FOLDER/part_locs.csv"),
         (["--model", "tiny-0.chb"], 5, "the gallery was made with model", "give the bundle"),
@@ -145,3 +146,19 @@ def test_atlas__of_no_gallery(chash: Chash) -> None:
     result = chash("atlas", "none.chg")
     assert result.code == 1
     assert "try: chash index PHOTOS --out none.chg" in result.err
+    assert "page: " not in result.err
+
+
+def test_atlas__and_pages_of_other_verbs_leave_each_other_alone(
+    chash: Chash, gallery: Path
+) -> None:
+    photo = next(Path("birds/images").rglob("*.png"))
+    assert chash("query", photo, "--explain", "why").code == 0
+    before = Path("why/hits.html").read_text()
+    result = chash("atlas", gallery, "--out", "why/hits.html")
+    assert (result.code, result.out) == (2, "")
+    assert "a page that another verb wrote" in result.err
+    assert "try: --out why/hits-2.html" in result.err
+    assert Path("why/hits.html").read_text() == before
+    assert chash("atlas", gallery, "--out", "new/hits.html").code == 0
+    assert chash("query", photo, "--explain", "new").code == 2

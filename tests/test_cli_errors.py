@@ -68,6 +68,51 @@ def test_json__an_error_is_one_object_on_stdout(
     assert (plain.code, plain.out) == (code, "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what", "where", "hint"),
+    [
+        (["frobnicate"], "no such verb: frobnicate", "chash", "chash -h lists the verbs"),
+        (["quary", "x"], "no such verb: quary", "chash", "chash query"),
+        (["--nope"], "no such option: --nope", "chash --nope", "chash -h"),
+        (
+            ["query", "x", "--nope"],
+            "no such option: --nope",
+            "chash query --nope",
+            "chash query -h",
+        ),
+        (
+            ["query", "x", "--wieghts", "1"],
+            "no such option: --wieghts",
+            "chash query",
+            "--weights; chash query -h lists all",
+        ),
+        (
+            ["index", "verify", "--js"],
+            "no such option: --js",
+            "chash index verify",
+            "--json; chash index verify -h lists all",
+        ),
+        (["query"], "missing argument 'IMAGE...'", "chash query", "chash query -h"),
+        (["query", "x", "--threads", "many"], "'many' ", "chash query --threads", "chash query -h"),
+        (["query", "x", "--threads=many"], "'many' ", "chash query --threads", "chash query -h"),
+        (["query", "x", "--top"], "option '--top' ", "chash query --top", "chash query -h"),
+        (["doctor", "x"], "got unexpected extra argument", "chash doctor", "chash doctor -h"),
+    ],
+)
+def test_usage__of_a_wrong_line_has_our_three_lines(
+    chash: Chash, arguments: list[str], what: str, where: str, hint: str
+) -> None:
+    result = chash(*arguments)
+    assert (result.code, result.out) == (2, "")
+    first, *others = result.err.splitlines()
+    assert first.startswith(f"error: {what}")
+    assert others == [f"where: {where}", f"try: {hint}"]
+
+
+def test_usage__suggests_no_option_that_is_another(chash: Chash) -> None:
+    assert chash("explain", "x", "--explain", "why").err.endswith("try: chash explain -h\n")
+
+
 def test_json__of_unreadable_photos_is_the_error(chash: Chash, gallery: Path) -> None:
     for form in (["--json"], ["--format", "json"], ["--format=json"]):
         result = chash("query", "gone.jpg", *form)
@@ -191,6 +236,48 @@ def test_path__of_another_kind_has_a_try(
     lines = result.err.splitlines()[-3:]
     assert lines[1] == f"where: {where}"
     assert lines[2].startswith("try: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "hint"),
+    [
+        (["atlas", "tiny-0.chb"], "a bundle, not a", "chash index FOLDER --model tiny-0.chb"),
+        (
+            ["query", "x", "-g", "run"],
+            "a training run, not a",
+            "chash index FOLDER --model run.chb",
+        ),
+        (
+            ["atlas", "lone"],
+            "a training run, not a",
+            "chash export lone, then chash index FOLDER --model NAME.chb",
+        ),
+        (
+            ["explain", "shop/a/0.png", "-m", "run"],
+            "a training run, not a",
+            "give its bundle: run.chb",
+        ),
+        (["explain", "shop/a/0.png", "-m", "lone"], "a training run, not a", "chash export lone"),
+        (
+            ["explain", "shop/a/0.png", "-m", "shop.chg"],
+            "a gallery, not a",
+            "chash inspect shop.chg",
+        ),
+    ],
+)
+def test_path__of_a_gallery_a_bundle_or_a_run_is_known_for_what_it_is(
+    chash: Chash, gallery: Path, arguments: list[str], what: str, hint: str
+) -> None:
+    Path("tiny-0.chb").rename("run.chb")
+    tiny_bundle(Path())
+    for name in ("run", "lone"):
+        Path(name).mkdir()
+        Path(name, "run.json").write_text("{}")
+    result = chash(*arguments)
+    assert (result.code, result.out) == (1, "")
+    error, _, tried = result.err.splitlines()
+    assert what in error
+    assert tried.startswith(f"try: {hint}")
 
 
 def test_eval__of_data_without_photos_names_its_own_command(chash: Chash, gallery: Path) -> None:

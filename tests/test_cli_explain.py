@@ -126,9 +126,12 @@ def test_explain__replaces_its_own_files_and_no_other(chash: Chash) -> None:
         (["a.png", "--parts", "set"], 2, "not both at once"),
         (["a.png", "--masks"], 2, "give part annotations"),
         (["gone.png"], 1, "no such file\nwhere: gone.png\ntry: ls -l gone.png\n"),
-        (["a.png", "."], 1, "not a regular file\nwhere: .\ntry: ls -l .\n"),
+        (["a.png", "."], 1, "a folder, not a photo\nwhere: .\ntry: name one photo of it: ls .\n"),
+        (["http://x/y.jpg"], 1, "files only\nwhere: http://x/y.jpg\ntry: curl -O http://x/y.jpg\n"),
         (["broken.png"], 1, "Pillow can read\nwhere: broken.png\ntry: file broken.png\n"),
         (["a.png", "--out", "broken.png"], 2, "--out is a folder, and a file is there"),
+        (["a.png", "--out", ""], 2, "without a name\nwhere: --out\ntry: --out NAME\n"),
+        (["a.png", "--out="], 2, "without a name\nwhere: --out\ntry: --out NAME\n"),
         (["a.png", "--preview", "gif"], 2, "unknown preview 'gif'"),
         (["a.png", "--model", "gone.chb"], 1, "no such bundle"),
         (["a.png", "--precision", "int8"], 6, "int8"),
@@ -142,6 +145,42 @@ def test_explain__refuses_what_cannot_be(
     result = chash("explain", *arguments)
     assert (result.code, result.out) == (code, "")
     assert words in result.err
+
+
+def test_explain__of_a_photo_that_is_closed_names_it(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concepthash.cli.explain_photos.os.access", lambda path, how: False)
+    result = chash("explain", "a.png")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.endswith("permission denied\nwhere: a.png\ntry: ls -l a.png\n")
+
+
+def test_explain__of_a_folder_it_cannot_make_names_the_one_that_is_closed(
+    chash: Chash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("closed").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("concepthash.cli.outfile.os.access", lambda path, how: False)
+        result = chash("explain", "a.png", "--out", "closed/y")
+    assert (result.code, result.out) == (2, "")
+    assert "try: ls -ld closed, or another folder" in result.err
+
+    def fails(*given: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    result = chash("explain", "a.png", "--out", "closed/y")
+    assert result.code == 1
+    assert "try: ls -ld closed, or another folder" in result.err
+
+
+def test_explain__says_of_a_tiny_photo_that_there_is_little_to_see(chash: Chash) -> None:
+    Image.new("RGB", (40, 2)).save("tiny.png")
+    result = chash("explain", "a.png", "tiny.png", "--preview", "none")
+    assert result.code == 0
+    assert f"tiny.png has 40 x 2 pixels and is enlarged {SIDE // 2} times" in result.err
+    assert "a.png has" not in result.err
 
 
 def test_explain__takes_a_lone_onnx_file_as_concepts_does(chash: Chash) -> None:
@@ -198,7 +237,7 @@ def test_query__explains_its_hits(chash: Chash, gallery: Path) -> None:
     result = chash("query", "a.png", "--gallery", gallery, "--explain", "why")
     assert (result.code, result.out) == (0, plain.out)
     assert "a photo cannot be shown: shop/x/3.png: no such file" in result.err
-    assert "written: why/hits.html" in result.err
+    assert "written: why/hits.html, why/hits.png\n" in result.err
     page = Shown(Path("why/hits.html").read_text())
     assert page.tags.count("tr") == 1 + 1 + 4
     assert len(page.pictures) == 4 * 4  # the query and three hits, each with three maps
@@ -217,6 +256,8 @@ def test_query__shows_concepts_that_do_not_count(chash: Chash, gallery: Path) ->
     html = Path("why/hits.html").read_text()
     assert Shown(html).words.count("not counted") == 1
     assert html.count('<td class="off">') == 1 + 4
+    with Image.open("why/hits.png") as sheet:
+        assert np.asarray(sheet)[60:188, -142:-14].min() > 100  # faint there too
     assert "Alike in every concept that counts." in Shown(html).words
     assert chash(*asked, "--weights", "blue=3", "--radius", "20").code == 0
     assert "counts 3 times" in Shown(Path("why/hits.html").read_text()).words

@@ -59,6 +59,10 @@ def serve(
         process.communicate()
 
 
+def model(place: Place) -> tuple[object, ...]:
+    return "--model", place.bundle.path
+
+
 def read(url: str, **headers: str) -> tuple[int, bytes]:
     try:
         with urlopen(Request(url, headers=headers), timeout=30) as answer:
@@ -119,13 +123,17 @@ def test_serve__takes_its_token_from_the_environment_or_a_file(
 
 
 def test_serve__with_a_token_listens_beyond_loopback(place: Place) -> None:
-    with serve(place, "--host", "0.0.0.0", CHASH_TOKEN=TOKEN) as (_, url):
+    with serve(place, "--host", "0.0.0.0", CHASH_TOKEN=TOKEN) as (process, url):
         assert url.startswith("http://127.0.0.1:")
         assert read(f"{url}/healthz", Host="birds.example")[0] == 200
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    port = url.rpartition(":")[2]
+    assert f"others can reach it too, at every address of this machine, port {port}: they " in said
 
 
-def test_serve__beyond_loopback_without_a_token_is_refused(chash: Chash) -> None:
-    refused = chash("serve", "--host", "0.0.0.0", "--json")
+def test_serve__beyond_loopback_without_a_token_is_refused(chash: Chash, place: Place) -> None:
+    refused = chash("serve", place.gallery, *model(place), "--host", "0.0.0.0", "--json")
     assert refused.code == 2
     error = refused.json("chash.error/1")["error"]
     assert "--host 0.0.0.0" in error["where"]
@@ -158,10 +166,12 @@ def test_serve__refuses_what_cannot_be_a_limit(chash: Chash, option: str) -> Non
     assert f"where: {option.partition('=')[0]}" in refused.err
 
 
-def test_serve__of_a_port_in_use_names_another(chash: Chash) -> None:
+def test_serve__of_a_port_in_use_names_another(chash: Chash, place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = chash("serve", "--port", port)
+        refused = chash("serve", place.gallery, *model(place), "--port", port)
+        missing = chash("serve", "none.chg", "--port", port)
+    assert "no such gallery" in missing.err  # first: another port would not help
     assert refused.code == 1
     assert f"port {port} already" in refused.err
     assert "--port 0" in refused.err

@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from concepthash.cli.app import app
+from concepthash.errors import UsageError
 from concepthash.formats import FORMATS
 from concepthash.runtime.backends import BACKENDS
 
@@ -80,7 +81,8 @@ def understand(words: list[str]) -> None:
     """Parse a command as ``chash`` would, without values being checked or anything being run.
 
     Raises:
-        ClickException: for a verb or an option that does not exist, or lacks its value.
+        UsageError: for a verb that does not exist.
+        ClickException: for an option that does not exist, or lacks its value.
     """
     context = _GROUP.make_context("chash", ["--version"], resilient_parsing=True)
     context.resilient_parsing = False
@@ -106,15 +108,15 @@ def test_commands__are_found_in_the_pages() -> None:
 def test_command__has_a_verb_and_options_that_exist(page: str, words: list[str]) -> None:
     try:
         understand(words)
-    except _CLICK_ERROR as error:
-        pytest.fail(f"{page}: chash {' '.join(words)}: {error.format_message()}")
+    except (UsageError, _CLICK_ERROR) as error:
+        pytest.fail(f"{page}: chash {' '.join(words)}: {error}")
 
 
 @pytest.mark.parametrize(
     "words", [["qurey", "a.jpg"], ["query", "--top-k", "3"], ["index", "verify", "--top", "3"]]
 )
 def test_command__of_a_wrong_page_is_refused(words: list[str]) -> None:
-    with pytest.raises(_CLICK_ERROR):
+    with pytest.raises((UsageError, _CLICK_ERROR)):
         understand(words)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colour_bundle import CELL, CELLS, LAYOUT, SIDE, colour_bundle, colour_maps, painted
+from page_server import chromium
 from PIL import Image
 from tiny_bundle import tiny_bundle
 
@@ -343,6 +344,38 @@ def test_page__says_what_the_figures_say(
     assert "Agreement with annotated parts" in page.text
     assert f"NMI {scores.nmi:.3f}" in page.text
     assert found.to_json()["parts"] == scores.to_json()
+
+
+def test_map__tells_a_dot_that_is_tapped_or_reached_by_keys(
+    hasher: Hasher, photos: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    file = tmp_path / "atlas.html"
+    file.write_text(made(filled(tmp_path / "g.chg", hasher, photos), hasher).html())
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(file.as_uri())
+        dots, said = page.locator("circle"), page.locator("#dot")
+        page.locator(".map").focus()
+        for key, dot in (("ArrowRight", 0), ("ArrowDown", 1), ("ArrowLeft", 0), ("ArrowUp", -1)):
+            page.keyboard.press(key)
+            assert said.text_content() == dots.nth(dot).text_content()
+        dots.nth(2).dispatch_event("click", {"bubbles": True})
+        assert said.text_content() == dots.nth(2).text_content()
+        assert page.locator("circle.at").count() == 1
+
+
+def test_page__tells_files_of_many_folders_apart_and_links_its_sections(
+    hasher: Hasher, photos: list[Path], tmp_path: Path
+) -> None:
+    found = made(filled(tmp_path / "g.chg", hasher, photos), hasher)
+    page = check_self_contained(found.html())
+    assert found.photos
+    for shown in found.photos:
+        assert "/".join(Path(shown.name).parts[-2:]) in page.text
+    links = {a["href"] for a in page.of("a")}
+    assert {"#sort", "#map"} <= links
+    assert {str(link)[1:] for link in links} <= {a["id"] for _, a in page.elements if "id" in a}
 
 
 def test_page__without_its_script_has_all_of_it(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colour_bundle import CELL, LAYOUT, SIDE, colour_bundle, colour_logits, colour_maps
+from page_server import chromium
 from PIL import Image, ImageFont
 from shown_html import Shown
 
@@ -18,7 +19,7 @@ from concepthash.encoder import Encoded
 from concepthash.errors import ImageError, MismatchError
 from concepthash.explain import Comparison, Explanation, compare, explain_image
 from concepthash.explain import canvas as drawing
-from concepthash.explain.canvas import TITLE, width_of, wrapped
+from concepthash.explain.canvas import SMALL, TITLE, broken, width_of, wrapped
 from concepthash.explain.comparison import in_words, unbroken
 from concepthash.explain.explanation import explanation
 from concepthash.explain.figure import PAIR_TILE, TILE, mosaic, strip, tile
@@ -300,6 +301,16 @@ def test_figure__is_drawn_without_freetype(monkeypatch: pytest.MonkeyPatch) -> N
         drawing._font.cache_clear()
 
 
+def test_broken__keeps_every_letter_of_a_path_and_fits() -> None:
+    path = "shop/long name of a folder/" + "x" * 60 + ".jpg"
+    lines = broken(path, SMALL, 170)
+    assert "".join(lines) == path
+    assert len(lines) > 3
+    assert lines[0] == "shop/long name of a folder/"
+    assert all(width_of(line, SMALL) <= 170 for line in lines)
+    assert broken("", SMALL, 170) == [""]
+
+
 def test_wrapped__breaks_no_distance_and_fits() -> None:
     words = unbroken("alike in head (0 of 16), differ in left wing (12 of 16) and tail (16 of 16)")
     for width in range(160, 800, 20):
@@ -336,6 +347,7 @@ def test_figure__takes_any_layout(bits: int, names: int) -> None:
     weights = (0,) * (names - 1) + (1,)
     found = ExplainedQuery(a, (hit,), 3, weights)
     assert found.figure().width < 2_100
+    assert np.asarray(found.figure())[:, -13:].min() > 200  # numbers end with their maps
     Shown(found.html())
     swatch = np.asarray(found.figure())[18, :, :] == concept_colour(names - 1)
     assert swatch.all(axis=1).any()  # what counts is there
@@ -351,6 +363,19 @@ def test_comparison_page__has_the_bits_of_both_above_each_other() -> None:
         both = [one.bits(0)[start : start + 16] for one in (a, b)]
         assert "".join(both) in words
     assert a.bits(0) not in words
+
+
+def test_page__of_long_names_fits_a_phone(tmp_path: Path) -> None:
+    pair = pair_of(name=f"/shop/{'folder_' * 30}/photo.jpg")
+    hit = ExplainedHit(Hit(1, 7, pair.b.name, None, 0, pair.per_concept), pair.b.code, pair.b)
+    shown = (pair.a, pair, ExplainedQuery(pair.a, (hit,), 1, (1, 1)))
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 375, "height": 700})
+        for number, one in enumerate(shown):
+            file = tmp_path / f"{number}.html"
+            file.write_text(one.html())
+            page.goto(file.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
 def test_page__is_whole_and_shows_hostile_names_as_text(hasher: Hasher) -> None:

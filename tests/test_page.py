@@ -133,9 +133,13 @@ def test_sliders__refuse_that_nothing_counts(visit: Visit, site: Site) -> None:
     before = visit.ranking()
     visit.slide(1, 0)
     visit.settle()
-    assert "At least one" in visit.page.locator("#status").text_content()
+    told = visit.page.locator(".concept:has(#weight-1) .refusal")
+    assert "At least one" in told.text_content()
     assert visit.page.locator("#weight-1").input_value() == "1"
     assert visit.ranking() == before
+    visit.slide(0, 1)
+    visit.settle()
+    assert told.text_content() == ""
 
 
 def test_sliders__late_answers_do_not_replace_newer_ones(visit: Visit, site: Site) -> None:
@@ -200,6 +204,11 @@ def test_radius_and_k__bound_the_hits(visit: Visit, site: Site) -> None:
     visit.settle()
     assert visit.distances() == site.ranked(code, 20, radius=near)
     assert f"radius={near}" in visit.page.evaluate("location.hash")
+    for wrong in ("-3", "0.5"):
+        visit.page.fill("#radius", wrong)
+        visit.page.keyboard.press("Enter")
+        assert visit.page.locator("#radius:user-invalid").count() == 1  # the browser says why
+        assert f"radius={near}" in visit.page.evaluate("location.hash")
 
 
 # ---- labels
@@ -210,6 +219,14 @@ def test_labels__filter_hits_and_images(visit: Visit, site: Site) -> None:
         light = {entry.id for entry in gallery.entries() if entry.label == "light blue"}
         dark = {entry.id for entry in gallery.entries() if entry.label == "dark_green"}
     page = visit.page
+    page.keyboard.press("/")
+    page.keyboard.type("zzz")
+    page.keyboard.press("Enter")
+    told = page.locator("#labels .refusal")
+    assert told.text_content() == "No image has such a label."
+    page.locator("#results").focus()
+    assert page.locator("#label").input_value() == ""  # what filters nothing does not stay
+    assert told.text_content() == ""
     page.keyboard.press("/")
     page.keyboard.type("light")
     page.keyboard.press("Enter")
@@ -391,8 +408,10 @@ def test_address__can_be_shared(visit: Visit, visits: Callable[..., Visit], site
     assert "does not hold the photo" in other.page.locator("#query-name").text_content()
 
 
-@pytest.mark.parametrize("hash", ["#item=x&w=9,9&k=-4&radius=1e9", "#code=zz&w=0,0,0", "#%"])
-def test_address__of_nonsense_is_the_start(
+@pytest.mark.parametrize(
+    "hash", ["#item=x&w=9,9&k=-4&radius=1e9", "#code=zz&w=0,0,0", "#%", "#id=7", "#k=7000"]
+)
+def test_address__of_nonsense_is_the_start_and_said(
     visits: Callable[..., Visit], url: str, hash: str
 ) -> None:
     visit = visits(url)
@@ -400,4 +419,8 @@ def test_address__of_nonsense_is_the_start(
     visit.page.wait_for_selector("li.card")
     visit.settle()
     assert visit.page.locator("#query").is_hidden()
+    for part in hash[1:].split("&"):
+        assert part in visit.page.locator("#banner").text_content()
+    visit.page.locator("li.card .open").first.click()
+    visit.settle()
     assert visit.page.locator("#banner").is_hidden()

@@ -22,13 +22,16 @@ TOKEN = "sixteen-characters-or-more"
 
 def test_bad_file__is_told_and_the_results_stay(visit: Visit, site: Site, tmp_path: Path) -> None:
     visit.send(site.query)
-    before = visit.ranking()
+    before, status = visit.ranking(), visit.page.locator("#status").text_content()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(site.query.read_bytes()[:60])
     visit.page.set_input_files("#file", broken)
     banner = visit.page.locator("#banner")
     banner.wait_for(state="visible")
-    assert len(banner.locator("p").text_content()) > 15
+    told = banner.locator("p").text_content()
+    assert told.startswith("broken.jpg cannot be read as a photo. — Choose a JPEG, ")
+    assert banner.locator("button").all_text_contents() == ["Dismiss"]  # it would fail again
+    assert visit.page.locator("#status").text_content() == status
     assert visit.ranking() == before
     assert visit.page.locator("#query-name").text_content() == site.query.name
     (tmp_path / "notes.txt").write_text("no picture")
@@ -59,7 +62,9 @@ def test_large_file__is_not_sent(visits: Callable[..., Visit], site: Site, tmp_p
         visit.page.wait_for_selector("li.card")
         (tmp_path / "large.png").write_bytes(bytes(2**20 + 1))
         visit.page.set_input_files("#file", tmp_path / "large.png")
-        visit.page.wait_for_selector("#banner:has-text('larger than the server takes')")
+        visit.page.wait_for_selector("#banner:has-text('large.png is larger than the server')")
+        most = "at most 1 MB and 50 million pixels"
+        assert most in visit.page.locator("#banner").text_content()
         assert visit.asked("v1/hash") == []
         visit.page.close()
 
@@ -98,6 +103,13 @@ def test_offline_server__is_said_and_can_be_tried_again(visit: Visit, site: Site
     code = site.code(site.query)
     assert visit.distances() == site.ranked(code, weights=[1, 0, 0])
     assert visit.page.locator("#banner").is_hidden()
+    visit.page.context.set_offline(True)
+    visit.page.set_input_files("#file", site.query)
+    visit.page.wait_for_selector("#banner:has-text('does not answer')")
+    assert "nearest first" in visit.page.locator("#status").text_content()
+    visit.page.context.set_offline(False)
+    visit.page.get_by_role("button", name="Try again").click()
+    visit.page.locator("#banner").wait_for(state="hidden")
     assert all(REFUSED in text for text in visit.complaints)
     visit.complaints.clear()
 
@@ -135,7 +147,7 @@ def test_token__is_asked_for_and_kept(visits: Callable[..., Visit], site: Site) 
         visit.page.fill("#token", "another")
         visit.page.keyboard.press("Enter")
         visit.page.wait_for_selector("#banner:has-text('does not take this token')")
-        visit.page.fill("#token", TOKEN)
+        visit.page.fill("#token", f" {TOKEN} ")  # as it is pasted
         visit.page.keyboard.press("Enter")
         visit.page.wait_for_selector("li.card img[src^='blob:']")
         visit.page.wait_for_function("() => document.querySelector('li.card img').naturalWidth > 0")
@@ -155,11 +167,13 @@ def test_token__is_asked_for_and_kept(visits: Callable[..., Visit], site: Site) 
 
 def test_keyboard__does_everything(visit: Visit, site: Site) -> None:
     page = visit.page
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # the link that skips to the images
-    page.keyboard.press("Tab")
     ids = visit.ids()
     focused = "document.activeElement.closest('li.card')?.dataset.id"
+    page.keyboard.press("ArrowRight")  # nothing has the focus yet
+    assert int(page.evaluate(focused)) == ids[0]
+    page.locator("#skip").focus()
+    page.keyboard.press("Enter")  # the link that skips to the images
+    page.keyboard.press("ArrowDown")
     assert int(page.evaluate(focused)) == ids[0]
     page.keyboard.press("ArrowRight")
     assert int(page.evaluate(focused)) == ids[1]
@@ -239,6 +253,10 @@ def test_phone__never_scrolls_sideways(
     visit.page.locator("li.card .pin").first.tap()
     visit.page.wait_for_selector(".pair")
     assert visit.page.evaluate(overflow) == 0
+    if width < 768:
+        wide = "id => document.getElementById(id).getBoundingClientRect().width"
+        widths = {visit.page.evaluate(wide, id) for id in ("filters", "weighing", "results")}
+        assert len(widths) == 1
     cut = visit.page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, label")].filter((one) => {
           const {left, right, width} = one.getBoundingClientRect();

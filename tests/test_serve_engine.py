@@ -12,6 +12,7 @@ from colour_bundle import SIDE, colour_logits
 from PIL import Image
 from serve_gallery import Place, encoded, paint, shade, until
 
+from concepthash.bundle import rename_concepts
 from concepthash.encoder import Encoded
 from concepthash.errors import BackendError, ImageError, MismatchError, NothingFound, UsageError
 from concepthash.runtime.answers import name_hits
@@ -291,7 +292,23 @@ def test_engine__looks_for_commits_when_told(place: Place) -> None:
     place.serve(work)
 
 
+def test_engine__takes_up_the_names_of_concepts(place: Place) -> None:
+    async def work(engine: Engine) -> None:
+        before = engine.info()["concepts"]
+        after = ["beak", *before[1:]]
+        assert after != before
+        rename_concepts(place.bundle, after)
+        engine.reload()
+        await until(lambda: engine.info()["concepts"] == after)
+        explained = await engine.hash(encoded(shade(1)))
+        assert list(explained.concept_names) == after
+
+    place.serve(work)
+
+
 def test_engine__goes_on_without_its_gallery_and_takes_up_the_next(place: Place) -> None:
+    said: list[str] = []
+
     async def work(engine: Engine) -> None:
         hits = await engine.search(CODE, Asked(k=5))
         place.gallery.rename(place.gallery.with_suffix(".old"))
@@ -305,7 +322,10 @@ def test_engine__goes_on_without_its_gallery_and_takes_up_the_next(place: Place)
         await until(lambda: engine.health() == ("ok", None))
         assert len(await engine.search(CODE, Asked(labels=("three",)))) == 5
 
-    place.serve(work, reload_seconds=0.01)
+    place.serve(work, reload_seconds=0.01, tell=said.append)
+    assert "gone" in said[0]
+    assert said[-1] == "colour.chg is followed again"
+    assert len(said) == len(set(said))  # once each, however often it looked
 
 
 def test_engine__keeps_to_its_model_when_the_gallery_does_not(place: Place) -> None:

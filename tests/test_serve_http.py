@@ -240,6 +240,20 @@ def test_query_string__that_is_wrong_is_400(client: Client, query: str) -> None:
     client.get(f"/v1/query?{query}").error(400)
 
 
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("explain?id=4&format=pdf", "format is one of html, json, png"),
+        ("query?id=4&k=0", "k is a whole number from 1 to 1000"),
+        ("query?id=x", "id is a whole number from 0 to"),
+        ("items/4/thumbnail?size=7", "size is a whole number from 16 to 1024"),
+        ("query?id=4&labels=one&labels=b&labels=a", "no image has the label 'a' or 'b'"),
+    ],
+)
+def test_errors__say_what_would_do(client: Client, path: str, what: str) -> None:
+    assert client.get(f"/v1/{path}").error(400)["what"].startswith(what)
+
+
 def test_errors__say_where_and_what_to_do(client: Client) -> None:
     error = client.get("/v1/query?id=4&weights=1,1").error(400)
     assert (error["where"], error["try"]) == ("weights", "weights=2,1,1")
@@ -329,7 +343,8 @@ def test_body__of_another_type_is_415(client: Client, kind: str) -> None:
 def test_image__that_cannot_be_decoded_is_422(client: Client) -> None:
     for content in (b"no image", PHOTO[:60], b"%PDF-1.7", b"<svg/>"):
         for path in ("/v1/hash", "/v1/query", "/v1/explain"):
-            client.ask("POST", path, content, Content_Type="image/png").error(422)
+            refused = client.ask("POST", path, content, Content_Type="image/png").error(422)
+            assert refused["where"] == "image"
 
 
 def test_image__that_is_missing_is_400(client: Client) -> None:

@@ -78,15 +78,11 @@ def command(
     if gallery is None:
         gallery = newest_gallery("chash atlas NAME.chg")
         output.choice("gallery", gallery, "the newest here")
+    open_gallery(gallery).close()  # before anything is said of its page
     if out is None:
         out = Path(f"{gallery.resolve().stem}-atlas.html")
         output.choice("page", out, "named after the gallery")
-    if out.is_dir():
-        raise UsageError(
-            "a folder, not a file", where=out, hint=f"--out {display(out / 'atlas.html')}"
-        )
-    another = out.with_name(f"{out.stem}-2.html")
-    check_pages(out.parent, [out.name], "--out", another=f"--out {display(another)}")
+    _check_page(out)
 
     from concepthash.explain.atlasbuild import atlas
 
@@ -121,6 +117,26 @@ def command(
         output.note("the map of codes is left out: it needs scikit-learn")
         output.hint("pip install 'concepthash[atlas]'")
     output.skips(skipped, record="the --json report")
+
+
+def _check_page(out: Path) -> None:
+    """Refuse what the page cannot be written to.
+
+    Raises:
+        UsageError: with another name.
+    """
+    if out.is_dir():
+        raise UsageError(
+            "a folder, not a file", where=out, hint=f"--out {display(out / 'atlas.html')}"
+        )
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            "the atlas is an HTML page, and its name does not say so",
+            where=out,
+            hint=f"--out {display(out.with_suffix('.html'))}",
+        )
+    another = f"--out {display(out.with_name(f'{out.stem}-2.html'))}"
+    check_pages(out.parent, [out.name], "--out", another=another, atlas=True)
 
 
 def _scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SCHEMA = "chash.explain/1"
 PNG, HTML = "explanation.png", "explanation.html"
 
+_ENLARGED = 4
+"""Times that a photo is enlarged from which on it is told: it has no detail to look at."""
 _BLOCK_TILE = 24
 """Columns of a tile in blocks, at most."""
 
@@ -52,15 +55,17 @@ def explain_photos(
 
     if out is not None:
         check_pages(out, (PNG, HTML), "--out")
+    for image in images:
+        _check_photo(image)
     hasher = open_hasher()
     photos = []
     for image in images:
         try:
             photos.append(explain_image(hasher, image))
         except ImageError as error:
-            tool = "file" if Path(image).is_file() else "ls -l"
-            hint = f"{tool} {display(image)}"
+            hint = f"file {display(image)}"
             raise ImageError(error.what, where=error.where, hint=hint) from None
+        _note_enlarged(image, hasher, output)
     pair = compare(*photos) if len(photos) == 2 else None
     shown = pair or photos[0]
     files = []
@@ -82,6 +87,41 @@ def explain_photos(
     )
     if files:
         output.note(f"written: {', '.join(map(display, files))}")
+
+
+def _check_photo(image: str) -> None:
+    """Refuse what is no file that can be read, before a model is loaded.
+
+    Raises:
+        ImageError: with what to do.
+    """
+    path, name = Path(image), display(image)
+    if path.is_dir():
+        what, hint = "a folder, not a photo", f"name one photo of it: ls {name}"
+    elif not path.is_file():
+        known = path.exists()
+        what, hint = "not a regular file" if known else "no such file", f"ls -l {name}"
+        if "://" in image:
+            what, hint = "an address, not a file: chash reads files only", f"curl -O {name}"
+    elif not os.access(path, os.R_OK):
+        what, hint = "permission denied", f"ls -l {name}"
+    else:
+        return
+    raise ImageError(what, where=image, hint=hint)
+
+
+def _note_enlarged(image: str, hasher: Hasher, output: Output) -> None:
+    """Say of a photo with few pixels that there is little to see."""
+    from PIL import Image
+
+    with Image.open(image) as opened:
+        width, height = opened.size
+    times = hasher.preprocess.resize / min(width, height)
+    if times > _ENLARGED:
+        output.note(
+            f"{printable(image)} has {width} x {height} pixels and is enlarged {times:.3g} times: "
+            "there is little to see for a concept"
+        )
 
 
 def _facts(photos: list[Explanation], pair: Comparison | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +19,20 @@ import typer
 from typer.core import TyperGroup
 
 from concepthash.cli.output import Output, printable, writing_results
-from concepthash.errors import ConceptHashError
+from concepthash.errors import ConceptHashError, UsageError
 
 ERROR_SCHEMA = "chash.error/1"
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that was ended by SIGPIPE
 
+_NEAR = 0.75
+"""Likeness from which on another option is suggested: --tops is --top, --explain is not --split."""
+_WRITTEN = (("--out", "-o"), ("--explain",))
+"""Options that say where results are written."""
+
 # Typer carries its own copy of click or uses the installed one, by version; its errors are told
-# apart through a class that Typer exports.
+# apart through a class that Typer exports, and through their names.
 _CLICK_ERRORS: type[Exception] = next(
     c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
 )
@@ -64,10 +69,14 @@ class VerbGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """One verb, built from its module; None if there is none of this name."""
         if cmd_name not in self.verbs:
+            if ctx.resilient_parsing:
+                return None
             near = difflib.get_close_matches(cmd_name, self.verbs, n=1)
-            if near and not ctx.resilient_parsing:
-                ctx.fail(f"No such command {cmd_name!r}. Did you mean {near[0]!r}?")
-            return None
+            raise UsageError(
+                f"no such verb: {cmd_name}",
+                where="chash",
+                hint=f"chash {near[0]}" if near else "chash -h lists the verbs",
+            )
         module = import_module(f"concepthash.cli.{_module(cmd_name)}")
         text = with_examples(self.verbs[cmd_name], module.EXAMPLES)
         parts = self.parts.get(cmd_name, {})
@@ -95,13 +104,14 @@ class VerbGroup(TyperGroup):
             formatter.write_dl(list(self.verbs.items()))
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """The context of the whole line; what is wrong in it is told as JSON too."""
+        """The context of the whole line; what is wrong in it is told as any error."""
         Output.json_asked, Output.answered = _json_named(), False
         try:
             return super().make_context(info_name, args, parent, **extra)
         except _CLICK_ERRORS as error:
-            _tell_usage(error, None)
-            raise
+            if _asks_for_help(error):
+                raise
+            raise typer.Exit(_explain(_usage(error, None))) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb and turn whatever it raises into an exit code.
@@ -110,14 +120,14 @@ class VerbGroup(TyperGroup):
             typer.Exit: with that code.
         """
         try:
+            _check_named()
             value = super().invoke(ctx)
             with writing_results():
                 sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
         except _CLICK_ERRORS as error:
-            _tell_usage(error, ctx)
-            raise
+            raise typer.Exit(_explain(_usage(error, ctx))) from None
         except BrokenPipeError:
             _mute_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
@@ -203,11 +213,62 @@ def _tell_json(what: str, where: str | None, hint: str | None, code: int) -> Non
         _mute_stdout()
 
 
-def _tell_usage(error: Any, ctx: Any) -> None:
-    """A line that could not be understood, as JSON if that was asked for."""
-    place = getattr(error, "ctx", None) or ctx
-    command = "chash" if place is None else place.command_path
-    _tell_json(error.format_message(), None, f"{command} --help", error.exit_code)
+def _asks_for_help(error: Exception) -> bool:
+    """Whether it is a line without arguments, whose answer is the help."""
+    return type(error).__name__ == "NoArgsIsHelpError"
+
+
+def _usage(error: Any, ctx: Any) -> UsageError:
+    """A line that could not be understood, in our words."""
+    place = getattr(error, "ctx", None)
+    verb = getattr(ctx, "invoked_subcommand", None)
+    command = place.command_path if place else f"chash {verb}" if verb else "chash"
+    param, option = getattr(error, "param", None), getattr(error, "option_name", None)
+    what = (error.message or error.format_message()).rstrip(".")
+    near: list[str] = []
+    if option is not None and type(error).__name__ == "NoSuchOption":
+        what = f"no such option: {option}"
+        near = _near_options(option, place)
+    elif param is not None and param.param_type_name == "option":
+        option = max(param.opts, key=len)
+        given = _given(param.opts)
+        if given is not None:
+            what = f"{given!r} does not fit: {what.partition(', unable')[0]}"
+    return UsageError(
+        what[0].lower() + what[1:],
+        where=command if option is None or near else f"{command} {option}",
+        hint=f"{near[0]}; {command} -h lists all" if near else f"{command} -h",
+    )
+
+
+def _given(options: Sequence[str]) -> str | None:
+    """The value that the line has for an option; None if it comes from elsewhere."""
+    words = sys.argv[1:]
+    apart = (value for name, value in pairwise(words) if name in options)
+    joined = (word.partition("=")[2] for word in words if word.partition("=")[0] in options)
+    return next(chain(apart, joined), None)
+
+
+def _check_named() -> None:
+    """Refuse ``--out ""``, as of a variable that is not set: it would mean the current folder.
+
+    Raises:
+        UsageError: with the option.
+    """
+    for option in _WRITTEN:
+        if _given(option) == "":
+            raise UsageError("a place without a name", where=option[0], hint=f"{option[0]} NAME")
+
+
+def _near_options(wrong: str, place: Any) -> list[str]:
+    """The options of a command that one may have meant, the nearest first."""
+    if place is None:
+        return []
+    known = [
+        name for param in place.command.params for name in (*param.opts, *param.secondary_opts)
+    ]
+    longer = [name for name in known if len(wrong) > 3 and name.startswith(wrong)]
+    return longer or difflib.get_close_matches(wrong, known, n=1, cutoff=_NEAR)
 
 
 def _unexpected(error: Exception) -> int:

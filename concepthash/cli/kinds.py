@@ -18,17 +18,21 @@ _INDEX_MAGIC = b"\x89CHIDX\r\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
+def folder_kind(path: Path) -> Kind | None:
+    """What a folder holds; None if it is none or has no mark of ours."""
+    return next((kind for name, kind in _MARKS.items() if (path / name).is_file()), None)
+
+
 def kind_of(path: Path) -> Kind:
     """What ``path`` holds.
 
     Raises:
         UsageError: if it does not exist or is nothing this project writes.
     """
-    if path.is_dir():
-        for name, kind in _MARKS.items():
-            if (path / name).is_file():
-                return kind
-    elif path.is_file():
+    kind = folder_kind(path)
+    if kind is not None:
+        return kind
+    if path.is_file():
         with path.open("rb") as file:
             head = file.read(len(_INDEX_MAGIC))
         if head == _INDEX_MAGIC:
@@ -37,7 +41,7 @@ def kind_of(path: Path) -> Kind:
             return "codes"
         if path.suffix == ".onnx":  # ONNX has no magic
             return "model"
-    else:
+    elif not path.is_dir():
         raise UsageError("no such file or folder", where=path, hint=f"ls {path.parent}")
     raise UsageError(
         "neither a run, a bundle, an ONNX model, a gallery, an index file nor codes",

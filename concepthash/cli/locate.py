@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from concepthash.cli.kinds import folder_kind
 from concepthash.errors import BundleError, CheckpointError, UsageError
 
 RUNS = Path("runs")
@@ -71,10 +72,10 @@ def newest_bundle(named_by: str = "--model NAME.chb") -> Path:
 
 
 def check_bundle(path: Path) -> Path:
-    """The bundle that was named; what is no folder is refused with what to give.
+    """The bundle that was named; what is none is refused with what to give.
 
     Raises:
-        BundleError: if it is a file.
+        BundleError: if it is a file, a gallery or a run.
     """
     if path.is_file():
         raise BundleError(
@@ -82,7 +83,26 @@ def check_bundle(path: Path) -> Path:
             where=path,
             hint="chash export RUN makes one",
         )
+    kind = folder_kind(path)
+    name = shlex.quote(str(path))
+    if kind == "gallery":
+        raise BundleError(
+            "a gallery, not a bundle",
+            where=path,
+            hint=f"chash inspect {name} names the model that made it: give that NAME.chb",
+        )
+    if kind == "run":
+        made = bundle_of_run(path)
+        hint = f"give its bundle: {shlex.quote(str(made))}" if made else f"chash export {name}"
+        raise BundleError("a training run, not a bundle", where=path, hint=hint)
     return path
+
+
+def bundle_of_run(run: Path) -> Path | None:
+    """The bundle that lies beside a run, where ``chash export`` puts it; None if there is none."""
+    run = run if run.name else run.absolute()  # the current folder
+    beside = run.with_name(f"{run.name}.chb")
+    return beside if folder_kind(beside) == "bundle" else None
 
 
 def check_model(path: Path) -> Path:

@@ -41,9 +41,7 @@ def check_folder(path: Path | None, option: str) -> None:
     """
     if path is None:
         return
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest(path)
     if not place.is_dir():
         raise UsageError(
             f"{option} is a folder, and a file is there",
@@ -51,6 +49,13 @@ def check_folder(path: Path | None, option: str) -> None:
             hint=f"ls -l {display(place)}, or another name",
         )
     _check_open(place, path)
+
+
+def nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the nearest above it, as it was written."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _check_open(folder: Path, where: Path) -> None:

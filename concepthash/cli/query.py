@@ -12,7 +12,7 @@ import typer
 from concepthash.cli import options
 from concepthash.cli.asked import Asked
 from concepthash.cli.explain_files import check_pages
-from concepthash.cli.explain_hits import page_names, write_pages
+from concepthash.cli.explain_hits import INDEX, page_names, write_pages
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.locate import bundles, check_model, newest_gallery
 from concepthash.cli.options import check_threads, setting, switch
@@ -36,7 +36,7 @@ EXAMPLES = (
     "chash query img.jpg --gallery birds.chg --radius 8",
     "chash query img.jpg --concepts 0,2  by two of its concepts only",
     "chash query img.jpg --weights 2,1,0,1",
-    "chash query img.jpg --weights wing=2 a concept named by chash concepts name",
+    "chash query img.jpg --weights wing=2   a concept named by chash concepts name",
     "chash query img.jpg --radius 4 --top all",
     "chash query img.jpg --explain why   pages with heat maps: same head, other wing?",
     "find new/ -name '*.jpg' -print0 | chash query - -0 --format paths",
@@ -150,8 +150,16 @@ def command(
         for line in answers.lines(format, unicode=output.encoding.lower().startswith("utf")):
             output.line(line, end=end)
     if pages:
-        output.note(f"written: {display(pages[0])}")
+        output.note(f"written: {_written(pages)}")
     _end(answers, gallery, radius, output)
+
+
+def _written(pages: list[Path]) -> str:
+    """The page and the picture of one query, or the index of many."""
+    first = pages[0]
+    if first.name != INDEX:
+        return f"{display(first)}, {display(first.with_suffix('.png'))}"
+    return f"{display(first)}, which lists the pages; beside each is its picture, a .png"
 
 
 def check_search_device(name: str) -> None:

@@ -84,19 +84,19 @@ def command(
     token = _token(token, token_file)
     with needs("serve"):
         from concepthash.serve.engine import Engine, Limits
-        from concepthash.serve.server import listening, serve, url_of
+        from concepthash.serve.server import listening, reach, serve, url_of
+    if gallery is None:
+        gallery = newest_gallery("chash serve NAME.chg")
+        output.choice("gallery", gallery, "the newest here")
+    with open_gallery(gallery) as opened:
+        bundle = bundle_of(opened, output, named=model)
+        images = len(opened)
     bound = listening(host, port, token=token is not None)
     with bound:
-        if gallery is None:
-            gallery = newest_gallery("chash serve NAME.chg")
-            output.choice("gallery", gallery, "the newest here")
-        with open_gallery(gallery) as opened:
-            bundle = bundle_of(opened, output, named=model)
-            images = len(opened)
         limits = Limits(upload_bytes=max_upload << 20, pixels=max_pixels, queue=queue)
         engine = Engine(
             gallery, bundle, device=device or "auto", threads=threads, backend=backend or "auto",
-            precision=precision, limits=limits, tell=output.note,
+            precision=precision, limits=limits, tell=lambda line: output.note(printable(line)),
         )  # fmt: skip
         if not images:
             command = f"chash index FOLDER --out {display(gallery)}"
@@ -108,6 +108,8 @@ def command(
                 output.result("", lambda: {"schema": SCHEMA, "url": url, "gallery": str(gallery)})
                 sys.stdout.flush()
             output.note(f"serving {printable(str(gallery))} on {url} (Ctrl-C ends it)")
+            if others := reach(bound, token=token is not None):
+                output.note(others)
             if open_page:
                 import webbrowser
 

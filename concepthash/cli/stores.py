@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concepthash.cli.kinds import folder_kind
+from concepthash.cli.locate import bundle_of_run
+from concepthash.cli.output import display
 from concepthash.errors import GalleryError, UsageError
 
 if TYPE_CHECKING:
@@ -25,16 +28,25 @@ def open_gallery(path: Path, *, write: bool = False) -> Gallery:
 
 
 def check_gallery(path: Path) -> Path:
-    """The gallery that was named; a file is refused with what to give.
+    """The gallery that was named; a file, a bundle or a run is refused with what to give.
 
     Raises:
-        GalleryError: if it is a file.
+        GalleryError: if it is one of them.
     """
     if path.is_file():
         raise GalleryError(
             "a file, not a gallery: a gallery is a folder NAME.chg",
             where=path,
             hint=f"chash inspect {path} says what it is; chash index FOLDER makes a gallery",
+        )
+    kind = folder_kind(path)
+    if kind in ("bundle", "run"):
+        bundle = path if kind == "bundle" else bundle_of_run(path)
+        makes = "" if bundle else f"chash export {display(path)}, then "
+        raise GalleryError(
+            f"a {'bundle' if kind == 'bundle' else 'training run'}, not a gallery",
+            where=path,
+            hint=f"{makes}chash index FOLDER --model {display(bundle or 'NAME.chb')}",
         )
     return path
 

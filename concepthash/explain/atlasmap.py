@@ -133,7 +133,8 @@ def _svg(atlas: Atlas, codes: CodeMap, views: Sequence[_View]) -> str:
     )
     return (
         f'<svg class="map" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="{described}">{"".join(dots)}{names}</svg>'
+        f'aria-label="{described}">{"".join(dots)}{names}</svg>\n'
+        '<p id="dot" class="small" role="status"></p>'
     )
 
 

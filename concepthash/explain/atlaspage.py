@@ -34,12 +34,15 @@ _OTHERS = 8
 """Concepts whose rooms a room is compared with."""
 _BITS_IN_WORDS = 32
 _GROUP = 8
+_EVEN = 0.9
+"""Entropy of a bit that is set in a third to two thirds of the images."""
 
 
 def atlas_page(atlas: Atlas) -> str:
     """The whole page."""
     sections = [_empty(atlas)] if not len(atlas) else list(_sections(atlas))
-    body = f"<main {MADE_BY}>\n<h1>{text(atlas.title)}</h1>\n{''.join(sections)}</main>"
+    head = f'<main {MADE_BY} data-page="atlas">\n<h1>{text(atlas.title)}</h1>\n'
+    body = f"{head}{''.join(sections)}</main>"
     return page(
         atlas.title, body, style=OF_EXPLANATIONS + STYLE, script=SCRIPT if len(atlas) else ""
     )
@@ -92,7 +95,9 @@ def _navigation(atlas: Atlas) -> str:
     )
     parts = '<a href="#parts">Parts</a>' if atlas.parts is not None else ""
     return (
-        f'<nav class="top" aria-label="On this page">{links}<a href="#map">Map</a>{parts}'
+        f'<nav class="top" aria-label="On this page"><a href="#sort">What they sort by</a>{links}'
+        '<a href="#map">Map</a>'
+        f"{parts}"
         '<form hidden><span id="said" class="muted" role="status"></span> '
         '<input id="filter" type="search" placeholder="Only rooms with label…" '
         'aria-label="Show only rooms with a label that contains"></form></nav>\n'
@@ -104,7 +109,7 @@ def _seen(atlas: Atlas) -> str:
     order = range(atlas.layout.concepts)
     rows = []
     for shown in atlas.photos:
-        name = shortened(_file(shown.name), LABEL)
+        name = shortened(_beside(shown.name), LABEL)
         photo = picture(tile(shown.pixels, None, _PHOTO), name, quality=_QUALITY)
         cells = "".join(f"<td>{heat_cell(shown, m, _PHOTO, _QUALITY)}</td>" for m in order)
         rows.append(
@@ -137,11 +142,14 @@ def _overview(atlas: Atlas) -> str:
             f'<tr><th scope="row">{swatch(own.concept)}<a href="#c{own.concept}">'
             f"{text(concept.name)}</a>{part}</th>{_cells(cells)}</tr>"
         )
+    table = _table("what the concepts sort by", heads, rows)
     return (
-        f"<h2>What they sort by</h2>\n{_table('what the concepts sort by', heads, rows)}\n"
-        '<p class="muted small">Entropy: how much the sub-code of a random image tells. '
-        "Redundant: how much more its bits would tell if none could be guessed from the others; "
-        "too large where there are few images.</p>\n"
+        f'<h2 id="sort">What they sort by</h2>\n{table}\n'
+        '<p class="muted small">Entropy: how much the sub-code of a random image tells, in bits; '
+        "more is better, for then it tells more kinds of images apart. Redundant: bits "
+        "that only repeat what the others of the concept say; fewer is better. With few images "
+        "entropy seems lower and redundancy higher than they are: a value that only one image "
+        "has can be guessed from any of its bits.</p>\n"
     )
 
 
@@ -254,10 +262,17 @@ def _bits(concept: ConceptAtlas) -> str:
         rows.append(f'<tr><th scope="row">{bit.bit}</th>{_cells(cells)}</tr>')
     even = sum(bit.entropy for bit in concept.bits) / len(concept.bits)
     return (
-        f"<details><summary>Its {counted(len(concept.bits), 'bit')}: each tells {even:.2f} bits on "
-        f"average, {concept.redundancy:.1f} of all are redundant</summary>"
+        f"<details><summary>Its {counted(len(concept.bits), 'bit')}: {_evenly(even)}, and "
+        f"{concept.redundancy:.1f} of {len(concept.bits)} only repeat what the others say "
+        "(fewer is better)</summary>"
         f"{_table(f'bits of {concept.name}', heads, rows)}</details>\n"
     )
+
+
+def _evenly(entropy: float) -> str:
+    """In words how evenly bits split the images, from their mean entropy."""
+    how = "evenly" if entropy > _EVEN else "unevenly"
+    return f"they split the images {how} (entropy {entropy:.2f} on average, 1 is best)"
 
 
 def _map(atlas: Atlas) -> str:
@@ -278,7 +293,8 @@ def _map(atlas: Atlas) -> str:
         f'<p class="muted">{which} at {counted(points, "point")}, one a code, its area by the '
         "number of images. Distances follow those of the codes as far as a plane allows: stress "
         f"{atlas.map.stress:.2f} (0 is exact, above 0.2 only the rough order counts). Rest the "
-        f"pointer on a dot to read its labels.</p>\n{map_section(atlas)}"
+        "pointer on a dot to read its labels, or tap it; with the keyboard, arrows go from dot to "
+        f"dot.</p>\n{map_section(atlas)}"
     )
 
 
@@ -360,6 +376,11 @@ def _possible(sub_bits: int) -> str:
 
 def _grouped(bits: str) -> str:
     return " ".join(bits[n : n + _GROUP] for n in range(0, len(bits), _GROUP))
+
+
+def _beside(path: str) -> str:
+    """A photo by its file and the folder that it lies in: files of many folders are 001.jpg."""
+    return "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
 
 
 def _file(path: str) -> str:

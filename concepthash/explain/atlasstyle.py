@@ -32,6 +32,8 @@ table.wide .bar { display: inline-block; width: 6rem; margin-left: .5rem; }
 .map { display: block; width: 100%; max-height: 85vh; background: var(--card);
   border: 1px solid var(--line); border-radius: .5rem; }
 .map circle { fill: var(--muted); fill-opacity: .8; stroke: var(--muted); stroke-width: 1; }
+.map circle.at { stroke: var(--text); stroke-width: 3; }
+#dot { min-height: 1.5em; }
 .map.found circle:not(.hit) { fill-opacity: .08; stroke-opacity: .2; }
 .map text { font: 500 14px system-ui, sans-serif; text-anchor: middle; fill: var(--text);
   paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round;
@@ -60,4 +62,25 @@ box.addEventListener('input', () => {
   for (const dot of dots) dot.classList.toggle('hit', text.get(dot).includes(wanted));
   said.textContent = wanted ? shown + ' of ' + rooms.length + ' rooms' : '';
 });
+const line = document.getElementById('dot');
+let at = -1;
+const show = next => {
+  if (at >= 0) dots[at].classList.remove('at');
+  at = (next + dots.length) % dots.length;
+  dots[at].classList.add('at');
+  line.textContent = dots[at].textContent;
+};
+if (map) {
+  map.setAttribute('tabindex', 0);
+  map.addEventListener('click', event => {
+    const dot = event.target.closest('circle');
+    if (dot) show(dots.indexOf(dot));
+  });
+  map.addEventListener('keydown', event => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    show(at < 0 && step < 0 ? dots.length - 1 : at + step);
+  });
+}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TypeAlias
@@ -59,6 +60,19 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
+    return lines
+
+
+def broken(text: str, size: int, width: float) -> list[str]:
+    """The lines of a path that is broken after slashes where it can, else anywhere, to fit."""
+    lines = [""]
+    for part in re.findall(r"[^/]*/|[^/]+", drawable(text)):
+        if lines[-1] and width_of(lines[-1] + part, size) > width:
+            lines.append("")
+        for letter in part:
+            if width_of(lines[-1] + letter, size) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines
 
 

@@ -39,8 +39,9 @@ def hits_page(shown: ExplainedQuery) -> str:
         limits = f" The nearest {len(shown.hits)} of {shown.found:,} hits are shown."
     rows = [_query_row(shown), *(_hit_row(shown, hit) for hit in shown.hits)]
     body = (
-        f"<main {MADE_BY}>\n<h1>{text(query.name)}</h1>\n{code}{limits} Distances are bits that "
-        "differ from the query, inverted in the sub-codes of the hits.</p>\n"
+        f"<main {MADE_BY}>\n<h1>{text(query.name)}</h1>\n{code}{limits}</p>\n"
+        '<p class="muted">A distance is how many bits of a hit are not those of the query: the '
+        "fewer, the more alike. Light digits on dark are these bits.</p>\n"
         f"{looks_table('What was found, and where each concept looks', head, rows)}\n"
         f"{legend()}\n</main>"
     )

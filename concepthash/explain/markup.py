@@ -34,7 +34,6 @@ table.looks th, table.looks td { padding: .35rem .5rem .5rem 0; width: 11rem;
   min-width: 9rem; }
 table.looks img { display: block; width: 100%; height: auto;
   border-radius: .25rem; }
-table.looks caption { text-align: left; }
 table.looks th[scope=row] { width: 15rem; min-width: 8rem; overflow-wrap: anywhere;
   font-weight: normal; font-size: .9rem; line-height: 1.4; }
 table.looks th.short { width: 8rem; min-width: 5rem; }
@@ -118,11 +117,9 @@ def distances(words: str) -> str:
 
 def looks_table(caption: str, head: str, rows: Sequence[str]) -> str:
     """A table of photos and heat maps."""
-    table = (
-        f'<table class="looks">\n<caption class="muted">{text(caption)}</caption>\n{head}'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-    return scrolling(caption, table)
+    table = f'<table class="looks">\n{head}<tbody>{"".join(rows)}</tbody></table>'
+    # Above what scrolls, and not a <caption>, which a narrow screen would cut.
+    return f'<p class="muted">{text(caption)}</p>\n{scrolling(caption, table)}'
 
 
 def concept_heads(shown: Explanation, order: Sequence[int], remarks: Sequence[str] = ()) -> str:

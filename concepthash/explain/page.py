@@ -24,7 +24,7 @@ h1 { font-size: 1.4rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: an
   text-wrap: balance; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-p { margin: .25rem 0; max-width: 48rem; }
+p { margin: .25rem 0; max-width: 48rem; overflow-wrap: anywhere; }
 .muted { color: var(--muted); }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;

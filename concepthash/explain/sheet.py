@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from concepthash.explain.canvas import MUTED, NAME, TRACK, Canvas
+from PIL import Image
+
+from concepthash.explain.canvas import GROUND, MUTED, NAME, SMALL, TRACK, Canvas, broken, width_of
 from concepthash.explain.figure import tile
 from concepthash.explain.tables import counted
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from concepthash.explain.explanation import Explanation
     from concepthash.explain.hits import ExplainedQuery
 
@@ -19,6 +19,10 @@ ROWS, COLUMNS = 10, 12
 
 _TILE, _PAD, _WORDS = 128, 14, 190
 _ROW = _TILE + 34
+_PATH = 4
+"""Lines that a path may take."""
+_FAINT = 0.6
+"""What a map that does not count is mixed with the ground by, as on the page."""
 _TOP = 60
 
 
@@ -38,25 +42,26 @@ def contact_sheet(shown: ExplainedQuery) -> Image.Image:
     for place, concept in enumerate(concepts, 1):
         canvas.name(_column(place), 12, concept, query.concept_names[concept], _TILE)
         canvas.write(_column(place), 36, said[concept], colour=MUTED, width=_TILE)
-    _words(canvas, _TOP, ["query", "", query.name])
-    _photos(canvas, _TOP, query, concepts)
+    faint = [not shown.weights[concept] for concept in concepts]
+    _words(canvas, _TOP, ["query"], query.name)
+    _photos(canvas, _TOP, query, concepts, faint)
     sub_bits = query.layout.sub_bits
+    bar = _TILE - 8 - round(width_of(f"{sub_bits} of {sub_bits}", SMALL))
     for row, one in enumerate(hits, 1):
         y = _TOP + row * _ROW
         hit = one.hit
         label = "no label" if hit.label is None else hit.label
-        words = [f"{hit.rank}", f"distance {hit.distance}", label, hit.path]
-        _words(canvas, y, words)
+        _words(canvas, y, [f"{hit.rank}", f"distance {hit.distance}", label], hit.path)
         if one.photo is not None:
-            _photos(canvas, y, one.photo, concepts)
+            _photos(canvas, y, one.photo, concepts, faint)
         else:
             canvas.write(_column(0), y + 8, "cannot be shown:", colour=MUTED)
             canvas.write(_column(0), y + 28, one.problem, colour=MUTED, width=2 * _TILE)
         for place, concept in enumerate(concepts, 1):
             x, below, distance = _column(place), y + _TILE + 5, hit.per_concept[concept]
             counts = shown.weights[concept] > 0
-            canvas.bar(x, below + 4, _TILE - 54, distance / sub_bits, faint=not counts)
-            canvas.write(x + _TILE - 48, below - 1, f"{distance} of {sub_bits}")
+            canvas.bar(x, below + 4, bar, distance / sub_bits, faint=not counts)
+            canvas.write(x + bar + 8, below - 1, f"{distance} of {sub_bits}")
     rest = {"hit": shown.found - len(hits), "concept": len(shown.weights) - len(concepts)}
     more = [counted(number, f"more {thing}") for thing, number in rest.items() if number]
     words = [f"and {' and '.join(more)}"] if more else []
@@ -69,11 +74,16 @@ def _column(place: int) -> int:
     return _PAD + _WORDS + place * (_TILE + _PAD)
 
 
-def _words(canvas: Canvas, y: int, lines: list[str]) -> None:
+def _words(canvas: Canvas, y: int, lines: list[str], path: str) -> None:
+    """A line in large letters and others, and a path, of which only the first letters may lack."""
+    room = _WORDS - 20
     canvas.rule(0, y - 6, canvas.image.width, TRACK)
     canvas.write(_PAD, y, lines[0], NAME)
-    for line, words in enumerate(lines[1:]):
-        canvas.write(_PAD, y + 24 + 20 * line, words, width=_WORDS - 20, keep_end="/" in words)
+    parts = broken(path, SMALL, room)
+    if len(parts) > _PATH:
+        parts = ["...", *parts[1 - _PATH :]]
+    for line, words in enumerate([*lines[1:], *parts]):
+        canvas.write(_PAD, y + 24 + 20 * line, words, width=room)
 
 
 def _shown(weights: tuple[int, ...]) -> list[int]:
@@ -82,6 +92,12 @@ def _shown(weights: tuple[int, ...]) -> list[int]:
     return sorted(order[:COLUMNS])
 
 
-def _photos(canvas: Canvas, y: int, photo: Explanation, concepts: list[int]) -> None:
-    for place, map in enumerate((None, *(photo.maps[concept] for concept in concepts))):
-        canvas.paste(tile(photo.pixels, map, _TILE), _column(place), y)
+def _photos(
+    canvas: Canvas, y: int, photo: Explanation, concepts: list[int], faint: list[bool]
+) -> None:
+    maps = (None, *(photo.maps[concept] for concept in concepts))
+    for place, (map, pale) in enumerate(zip(maps, (False, *faint), strict=True)):
+        shown = tile(photo.pixels, map, _TILE)
+        if pale:
+            shown = Image.blend(shown, Image.new("RGB", shown.size, GROUND), _FAINT)
+        canvas.paste(shown, _column(place), y)

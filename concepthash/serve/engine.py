@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from concepthash.bundle import Bundle
+from concepthash.bundle import MANIFEST, Bundle
 from concepthash.codes import Codes
-from concepthash.errors import ConceptHashError, MismatchError, UsageError
+from concepthash.errors import BundleError, ConceptHashError, MismatchError, UsageError
 from concepthash.explain.explanation import Explanation, explanation
 from concepthash.explain.heat import HEAT_STOPS, concept_colour
 from concepthash.images import Pixels
@@ -50,7 +51,8 @@ class Engine:
             them.
         limits: of everything.
         reload_seconds: between two looks for what was committed to the gallery.
-        tell: told before an engine is built anew, which takes minutes.
+        tell: told a line for the operator: before an engine is built anew, which takes minutes,
+            and when the gallery can no longer be followed, and can again.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Engine:
             "search", self._search, bound=limits.queue, most=limits.batch, seconds=limits.seconds
         )
         self._trouble: dict[str, str] = {}
+        self._tell = tell or (lambda _: None)
+        self._named = _changed(bundle)
         self._stopping = False
         self._look = asyncio.Event()
         self._photos = self._photo_bytes = self._refused = self._reloads = 0
@@ -355,13 +359,38 @@ class Engine:
                     fresh = await asyncio.to_thread(self._open)
                     await self._searches.submit(partial(self._swap, fresh), accepted=True)
                     self._reloads += 1
-                self._trouble.pop("gallery", None)
+                self._rename()
+                if self._trouble.pop("gallery", None):
+                    self._tell(f"{self._name} is followed again")
             except Exception as error:  # whatever became of the gallery, the earlier state answers
                 what = error.what if isinstance(error, ConceptHashError) else repr(error)
-                self._trouble["gallery"] = f"answering from an earlier state of the gallery: {what}"
+                trouble = f"answering from an earlier state of the gallery: {what}"
+                if self._trouble.get("gallery") != trouble:
+                    self._tell(f"{self._name}: {trouble}")
+                self._trouble["gallery"] = trouble
             # A large gallery that grows by many commits must not be opened all the time.
             pause = max(self._reload_seconds, _REST * (loop.time() - started))
+
+    def _rename(self) -> None:
+        """Take up the names that concepts were given since; the rest of the model stays."""
+        changed = _changed(self.bundle)
+        if changed in (self._named, None):
+            return
+        with suppress(BundleError):  # of another model, or half gone: what is loaded still answers
+            fresh = Bundle.open(self.bundle.path).manifest
+            if fresh.fingerprint == self._hasher.fingerprint:
+                known = replace(self.bundle.manifest, concept_names=fresh.concept_names)
+                self._hasher.bundle = self.bundle = replace(self.bundle, manifest=known)
+        self._named = changed
 
     def _swap(self, fresh: Held) -> None:
         old, self._held = self._held, fresh
         old.close()
+
+
+def _changed(bundle: Bundle) -> int | None:
+    """When the manifest of a bundle was written, in nanoseconds; None if that is not known."""
+    try:
+        return (bundle.path / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return None

@@ -33,6 +33,8 @@ FILTERS, FILTER_BYTES = 64, 64 << 20
 _SPARSE = 4
 # Hits looked up at once, so that a wide search holds up the others for milliseconds only.
 _HITS_AT_ONCE = 4096
+# Labels that no image has, named in one refusal.
+_NAMED = 5
 # Code-query pairs from which a search takes milliseconds, and a second thread shortens it.
 _PAIRS_ALONE = 1 << 27
 
@@ -183,7 +185,7 @@ class Held:
         """
         ids = self._labels.ids
         if label is not None:
-            ids = ids[self._labels.numbers == self._number(label or None)]
+            ids = ids[self._labels.numbers == self._numbers_of((label or None,))[0]]
         first = int(np.searchsorted(ids, min(after, LARGEST_ID), side="right"))
         some = ids[first : first + limit].tolist()
         entries = self.gallery.entries_of(some)
@@ -210,19 +212,19 @@ class Held:
         """
         return self.entry(id), self.index[id]
 
-    def _number(self, label: str | None) -> int:
-        """Of a label, in the record of all."""
-        if label is None:
-            return -1
-        if label not in self._numbers:
-            raise UsageError(
-                f"no image has the label {label!r}", where="labels", hint="GET /v1/labels"
-            )
-        return self._numbers[label]
+    def _numbers_of(self, labels: Sequence[str | None]) -> list[int]:
+        """Of labels, in the record of all."""
+        unknown = [label for label in labels if label is not None and label not in self._numbers]
+        if unknown:
+            named = " or ".join(map(repr, unknown[:_NAMED]))
+            more = f" or {len(unknown) - _NAMED} others" if len(unknown) > _NAMED else ""
+            what = f"no image has the label {named}{more}"
+            raise UsageError(what, where="labels", hint="GET /v1/labels")
+        return [-1 if label is None else self._numbers[label] for label in labels]
 
     def _filtered(self, labels: tuple[str | None, ...]) -> HammingIndex:
         """The images with one of some labels, kept for the next request that asks for them."""
-        numbers = tuple(sorted({self._number(label) for label in labels}))
+        numbers = tuple(sorted(set(self._numbers_of(labels))))
         kept = self._filters
         index = kept.get(numbers)
         if index is None:

@@ -111,7 +111,9 @@ class Decoder:
             pixels = _judged(photo, most)
             with self._room.taking(pixels):
                 return make(photo)
-        except ImageError:
+        except ImageError as error:
+            if isinstance(photo, bytes):
+                error.where = "image"  # the name of bytes tells a client nothing
             raise
         except Exception as error:  # too large for the memory, or nearly anything
             raise ImageError(f"cannot prepare: {str(error) or type(error).__name__}") from None

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+import msgspec.inspect
+import msgspec.structs
 
 from concepthash.serve.forms import Upload, read_form
 from concepthash.serve.replies import Refused, retry
@@ -202,7 +204,7 @@ def _typed(values: Any, asking: type[Some]) -> Some:
     try:
         return msgspec.convert(values, asking, strict=False)
     except msgspec.ValidationError as error:
-        raise _malformed(error) from None
+        raise _malformed(error, asking) from None
 
 
 def _from_json(body: bytes, query: bytes, asking: type[Some]) -> Some:
@@ -211,14 +213,32 @@ def _from_json(body: bytes, query: bytes, asking: type[Some]) -> Some:
             return msgspec.json.decode(body, type=asking, strict=False)
         values = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(error) from None
+        raise _malformed(error, asking) from None
     return _typed({**_gathered(_pairs(query)), **values}, asking)
 
 
-def _malformed(error: Exception) -> Refused:
+def _malformed(error: Exception, asking: type[Asking]) -> Refused:
     what, at, place = str(error).partition(" - at ")
     where = place.strip("`").removeprefix("$.") if at else "options"
+    if wanted := _wanted(where, asking):
+        what = f"{where} is {wanted}"
     return Refused(400, what, where=where, hint="GET /openapi.json has all options")
+
+
+def _wanted(option: str, asking: type[Asking]) -> str | None:
+    """What an option has to be, in words; None for those that the parser's own words suit."""
+    types = {one.encode_name: one.type for one in msgspec.structs.fields(asking)}
+    if option not in types:
+        return None
+    kind = msgspec.inspect.type_info(types[option])
+    for one in kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,):
+        if isinstance(one, msgspec.inspect.Metadata):
+            one = one.type
+        if isinstance(one, msgspec.inspect.LiteralType):
+            return f"one of {', '.join(map(str, one.values))}"
+        if isinstance(one, msgspec.inspect.IntType):
+            return f"a whole number from {one.ge} to {one.le}"
+    return None
 
 
 def _too_large(limit: int) -> Refused:

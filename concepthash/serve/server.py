@@ -96,6 +96,17 @@ def url_of(bound: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def reach(bound: socket.socket, *, token: bool) -> str | None:
+    """Who else can reach a server, in a line for its operator; None if only this machine can."""
+    host, port = bound.getsockname()[:2]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_loopback:
+        return None
+    where = "at every address of this machine" if address.is_unspecified else f"at {host}"
+    need = ": they need the token" if token else ""
+    return f"others can reach it too, {where}, port {port}{need}"
+
+
 def guard_of(token: str | None, host: str) -> Guard:
     """Who may ask a server that listens on ``host``."""
     own = f"[{host}]" if ":" in host else host

@@ -48,7 +48,6 @@ class Service:
         self.room = Allowance(_UPLOADS_HELD * limits.upload_bytes)
         self.metrics = Metrics(engine, self.room)
         info = engine.info()
-        self.names = tuple(info["concepts"])
         self.code_bytes = int(info["bits"]) // 8
         self.gallery, self.model = str(info["gallery"]), str(info["model"])
         self.backend = str(info["backend"])
@@ -57,6 +56,11 @@ class Service:
         """Of ``/openapi.json``."""
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._drawings = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all concepts; they may be renamed meanwhile."""
+        return tuple(self.engine.info()["concepts"])
 
     def close(self) -> None:
         """End the thread that draws."""

@@ -31,7 +31,20 @@ export class ApiError extends Error {
     this.status = status;
     this.hint = hint;
   }
+
+  /** Whether the same may succeed later. */
+  get passing() {
+    return this.status === 0 || this.status >= 500;
+  }
 }
+
+// The server's own hints are commands and paths, for those who wrote the request.
+const HINTS = {
+  400: "Change the filters, or go back to all images.",
+  404: "Go back to all images.",
+  503: "Wait a moment.",
+  504: "Wait a moment.",
+};
 
 /** Listens to a wait for a busy server: called with the seconds it asked for. */
 export const waiting = { tell: () => {} };
@@ -63,8 +76,8 @@ async function failure(response) {
   } catch {
     // A proxy in between answers in its own way.
   }
-  const what = error.what ?? `The server answered with status ${status}.`;
-  return new ApiError(status, error.where ? `${what} (${error.where})` : what, error.try);
+  const what = error.what ?? `the server answered with status ${status}`;
+  return new ApiError(status, `${what[0].toUpperCase()}${what.slice(1)}.`, HINTS[status] ?? error.try);
 }
 
 /** The JSON answer to a request; an object as `body` is sent as JSON, a form as a form. */

@@ -136,6 +136,13 @@ export class Grid {
     return element && this.#list.contains(element) ? this.card(Number(element.dataset.id)) : null;
   }
 
+  /** Lets the keyboard go on from the card it was at last, or from the first. */
+  enter() {
+    const first = this.#list.querySelector("li.card .open[tabindex='0']");
+    first?.focus();
+    return Boolean(first);
+  }
+
   /** Shows these images in this order; those that were there move to their new places. */
   show(entries, { moving = false, adding = false } = {}) {
     const before = moving && !calm.matches ? this.#places() : null;

@@ -51,18 +51,20 @@ export class Concepts {
     );
     const controls = make("div", { class: "controls" }, slider, value, only);
     const head = make("div", { class: "concept-head" }, show, code);
-    const element = make("li", { class: "concept" }, head, controls);
+    const refusal = make("p", { class: "refusal small", role: "status" });
+    const element = make("li", { class: "concept" }, head, controls, refusal);
     element.addEventListener("pointerenter", (event) => {
       if (event.pointerType !== "touch") this.#actions.point(m);
     });
     element.addEventListener("pointerleave", () => this.#actions.point(null));
-    return { element, show, code, slider, value };
+    return { element, show, code, slider, value, refusal };
   }
 
   /** Shows the bits of a code, and weights, without telling anybody. */
   set(code, weights) {
     this.#weights = weights;
-    this.#rows.forEach(({ element, code: shown, slider, value }, m) => {
+    this.#rows.forEach(({ element, code: shown, slider, value, refusal }, m) => {
+      refusal.textContent = "";
       const sub = code === null ? null : subCode(code, m, this.#info.sub_bits);
       shown.replaceChildren(...(sub === null ? [] : [bits(sub)]));
       slider.value = weights[m];
@@ -84,7 +86,14 @@ export class Concepts {
   }
 
   #weigh(m, weight) {
-    this.#actions.weigh(this.#weights.map((other, n) => (n === m ? weight : other)));
+    const weights = this.#weights.map((other, n) => (n === m ? weight : other));
+    if (weights.some(Boolean)) {
+      this.#actions.weigh(weights);
+      return;
+    }
+    const { slider, refusal } = this.#rows[m];
+    slider.value = this.#weights[m];
+    refusal.textContent = "At least one concept has to count.";
   }
 
   #only(m) {

@@ -13,6 +13,7 @@ export class LabelFilter {
   #changed;
   #input;
   #list = make("ul", { id: "label-list", class: "options", role: "listbox", hidden: true, "aria-label": "Labels" });
+  #refusal = make("p", { class: "refusal small", role: "status" });
   #chips = make("ul", { class: "chips", "aria-label": "Chosen labels" });
 
   constructor(root, changed) {
@@ -27,14 +28,17 @@ export class LabelFilter {
       "aria-expanded": "false",
       "aria-controls": "label-list",
       "aria-autocomplete": "list",
-      oninput: () => this.#open(),
+      oninput: () => {
+        this.#refusal.textContent = "";
+        this.#open();
+      },
       onfocus: () => this.#open(),
       onclick: () => this.#open(),
-      onblur: () => this.close(),
+      onblur: () => this.#leave(),
       onkeydown: (event) => this.#key(event),
     });
     const box = make("div", { class: "combobox" }, this.#input, this.#list);
-    root.append(make("label", { for: "label" }, "Label"), box, this.#chips);
+    root.append(make("label", { for: "label" }, "Label"), box, this.#refusal, this.#chips);
   }
 
   /** Whether its list is open. */
@@ -83,6 +87,17 @@ export class LabelFilter {
     this.#changed(labels);
   }
 
+  /** What was typed and not chosen filters nothing, so it does not stay, unless it is a label. */
+  #leave() {
+    if (document.activeElement === this.#input) return; // another window came to the front
+    const text = this.#input.value.trim().toLowerCase();
+    const meant = text && this.#fits.find((label) => label.text.toLowerCase() === text);
+    this.#refusal.textContent = "";
+    this.#input.value = "";
+    this.close();
+    if (meant) this.#choose([...this.#chosen, meant.value]);
+  }
+
   #open() {
     const words = this.#input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = this.#labels.filter(
@@ -107,6 +122,7 @@ export class LabelFilter {
     }
     this.#list.replaceChildren(...options);
     this.#list.hidden = false;
+    this.#list.scrollIntoView({ block: "nearest" });
     this.#input.setAttribute("aria-expanded", "true");
     this.#go(words.length && this.#fits.length ? 0 : -1);
   }
@@ -129,6 +145,9 @@ export class LabelFilter {
       else this.#go(Math.min(Math.max(this.#at + step, -1), this.#fits.length - 1));
     } else if (event.key === "Enter" && this.open && this.#at >= 0) {
       this.#choose([...this.#chosen, this.#fits[this.#at].value]);
+    } else if (event.key === "Enter" && this.#input.value.trim() && !this.#fits.length) {
+      this.close();
+      this.#refusal.textContent = "No image has such a label.";
     } else if (event.key === "Backspace" && !this.#input.value && this.#chosen.length) {
       this.#choose(this.#chosen.slice(0, -1));
     }

@@ -3,8 +3,16 @@
 import { ApiError, waiting } from "./api.js";
 import { by, make } from "./dom.js";
 
+let lasting = "";
+
 /** Says in the status line how things are. */
 export function say(text) {
+  lasting = text;
+  by("status").textContent = text;
+}
+
+/** Says in the status line what goes on; how things are comes back if it fails. */
+export function sayNow(text) {
   by("status").textContent = text;
 }
 
@@ -27,19 +35,20 @@ export function hush() {
 /** What is called when the server wants its token. */
 export const locked = { ask: () => {} };
 
-/** Says what an error of the server says; one that was not the server's is a defect and thrown. */
+/** Says what an error of the server says, and offers to try it again if that may help; one that was
+ * not the server's is a defect and thrown. */
 export function failed(error, again = null) {
   if (error.name === "AbortError") return;
-  say("");
+  sayNow(lasting);
   if (!(error instanceof ApiError)) throw error;
   if (error.status === 401) locked.ask();
-  else tell(error.message, error.hint, again);
+  else tell(error.message, error.hint, error.passing ? again : null);
 }
 
 /** Says in the status line only what an error says: of what was merely pointed at. */
 export function mention(error) {
-  if (error instanceof ApiError && error.status !== 401) say(error.message);
+  if (error instanceof ApiError && error.status !== 401) sayNow(error.message);
   else failed(error);
 }
 
-waiting.tell = (seconds) => say(`The server is busy; trying again in ${seconds} s.`);
+waiting.tell = (seconds) => sayNow(`The server is busy; trying again in ${seconds} s.`);

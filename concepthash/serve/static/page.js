@@ -64,6 +64,7 @@ function build() {
   by("legend-all").textContent = `all ${info.sub_bits} bits differ`;
   by("legend-scale").style.setProperty("background", gradient(info.heat));
   for (const id of ["labels", "grid"]) by(id).replaceChildren();
+  by("radius").max = address.furthest(info);
   const sizes = address.SIZES.filter((k) => k <= info.limits.k);
   by("k").replaceChildren(...sizes.map((k) => make("option", { value: k }, k)));
   grid = new Grid(by("grid"), info, { more, pin, point, failed: mention });
@@ -79,10 +80,19 @@ function go(changes, number = history.state?.photo) {
   return show(number);
 }
 
-/** Shows the view the address names; `number` is that of a photo that was sent. */
+/** Shows the view the address names, and says what of it cannot be; `number` is that of a photo
+ * that was sent. */
 async function show(number) {
   clearTimeout(timer);
-  view = address.read(location.hash, info);
+  const named = address.read(location.hash, info);
+  view = named;
+  await present(number);
+  if (view === named && named.odd.length && by("banner").hidden) {
+    tell(`This link says what cannot be: ${named.odd.join(", ")}.`, "The rest of it is shown.");
+  }
+}
+
+async function present(number) {
   labels.set(view.labels);
   offerSize(view.k);
   by("radius").value = view.radius ?? "";
@@ -130,20 +140,15 @@ async function upload(file) {
     const known = await send(file, info, mine.signal);
     if (known) await go({ item: null, code: known.code }, known.number);
   } catch (error) {
-    failed(error);
+    failed(error, () => upload(file));
   } finally {
     done(mine);
   }
 }
 
 function weigh(weights) {
-  const counts = weights.some(Boolean);
-  if (counts) view = { ...view, weights };
-  concepts.set(query.code, view.weights);
-  if (!counts) {
-    say("At least one concept has to count.");
-    return;
-  }
+  view = { ...view, weights };
+  concepts.set(query.code, weights);
   clearTimeout(timer);
   document.body.classList.add("busy");
   timer = setTimeout(() => {
@@ -181,7 +186,7 @@ async function search({ moving = false } = {}) {
   try {
     const told = await ask("v1/query", { body: asked(), signal: mine.signal });
     const [answer] = told.queries;
-    if (!query.picture) present(answer);
+    if (!query.picture) introduce(answer);
     results(answer.hits, moving, performance.now() - started);
   } catch (error) {
     failed(error, () => search({ moving }));
@@ -191,7 +196,7 @@ async function search({ moving = false } = {}) {
 }
 
 /** Shows the query itself: its picture, name and code. */
-function present({ path, code }) {
+function introduce({ path, code }) {
   const { subject } = query;
   query.code = code;
   query.picture = new Picture(subject, 448, info.heat, mention);
@@ -302,7 +307,9 @@ function press(event) {
   else if (target.matches("input:not([type=range]), select")) return;
   else if (key === "?") by("help").showModal();
   else if (key === "/") labels.focus();
-  else if (key === "e" && grid.focused?.hit) pin(grid.focused.id);
+  else if (key.startsWith("Arrow") && [document.body, by("results")].includes(target)) {
+    if (!grid.enter()) return;
+  } else if (key === "e" && grid.focused?.hit) pin(grid.focused.id);
   else if (query && Number(key) >= 1 && Number(key) <= info.concepts.length) {
     const concept = Number(key) - 1;
     concepts.keep(concepts.kept === concept ? null : concept);
@@ -344,12 +351,12 @@ function listen() {
   on("reset", "click", () => weigh(info.concepts.map(() => 1)));
   on("k", "change", ({ target }) => go({ k: Number(target.value) }));
   on("radius", "change", ({ target }) => {
-    go({ radius: target.value === "" || !target.validity.valid ? null : Number(target.value) });
+    if (target.reportValidity()) go({ radius: target.value === "" ? null : Number(target.value) });
   });
   on("look-again", "click", open);
   on("token-form", "submit", (event) => {
     event.preventDefault();
-    setToken(by("token").value);
+    setToken(by("token").value.trim());
     open();
   });
   on("home", "click", (event) => {

@@ -1,11 +1,12 @@
 // Photos of the user's: chosen, dropped or pasted; hashed, and kept as long as "back" may want them.
 
-import { ask } from "./api.js";
+import { ApiError, ask } from "./api.js";
 import { by } from "./dom.js";
-import { say, tell } from "./notices.js";
+import { sayNow, tell } from "./notices.js";
 import { cropped, photo } from "./pictures.js";
 
 const KEPT = 8;
+const TAKEN = "Choose a JPEG, PNG, WebP, BMP, GIF or TIFF file.";
 const photos = new Map();
 let last = 0;
 
@@ -15,18 +16,22 @@ export const sent = (number) => photos.get(number);
 /** Hashes a photo and keeps it: its number and code; null, and the reason told, if it cannot be. */
 export async function send(file, info, signal) {
   if (file.type && !file.type.startsWith("image/")) {
-    tell(`${file.name} is not an image.`, "Choose a JPEG, PNG or WebP file.");
+    tell(`${file.name} is not an image.`, TAKEN);
     return null;
   }
   if (file.size > info.limits.upload_bytes) {
-    const most = `${Math.floor(info.limits.upload_bytes / 2 ** 20)} MB`;
-    tell(`${file.name} is larger than the server takes.`, `Choose one of at most ${most}.`);
+    tell(...tooLarge(file, info.limits));
     return null;
   }
-  say(`Looking at ${file.name} …`);
+  sayNow(`Looking at ${file.name} …`);
   const form = new FormData();
   form.append("image", file);
-  const { code } = await ask("v1/hash", { body: form, signal });
+  let code;
+  try {
+    ({ code } = await ask("v1/hash", { body: form, signal }));
+  } catch (error) {
+    throw named(error, file, info.limits);
+  }
   const number = (last += 1);
   photos.set(number, { code, subject: photo(number, file, await cropped(file, info)) });
   if (photos.size > KEPT) {
@@ -35,6 +40,19 @@ export async function send(file, info, signal) {
     photos.delete(oldest);
   }
   return { number, code };
+}
+
+function tooLarge({ name }, { upload_bytes: bytes, pixels }) {
+  const most = `${Math.floor(bytes / 2 ** 20)} MB and ${(pixels / 1e6).toLocaleString("en")} million pixels`;
+  return [`${name} is larger than the server takes.`, `Choose one of at most ${most}.`];
+}
+
+/** The error of a server, of the file it is about. */
+function named(error, file, limits) {
+  const { status } = error;
+  if (status === 413) return new ApiError(status, ...tooLarge(file, limits));
+  if (status === 422) return new ApiError(status, `${file.name} cannot be read as a photo.`, TAKEN);
+  return error;
 }
 
 /** Calls `take` with each photo that is chosen, dropped or pasted while `ready()`. */

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 
 from PIL import Image
 
@@ -64,3 +66,57 @@ class Shown(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not {"style", "title"} & set(self._open):
             self.words += data
+
+
+class Page(HTMLParser):
+    """What a page with a script has: elements with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._raw = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._raw = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check_self_contained(page: str) -> Page:
+    """Nothing is loaded, ids are unique, and every link within the page leads somewhere."""
+    found = Page(page)
+    ids = [a["id"] for _, a in found.elements if "id" in a]
+    assert len(set(ids)) == len(ids)
+    for _, attributes in found.elements:
+        assert not {name for name in attributes if name.startswith("on")}
+        for name in ("src", "href", "action", "srcset", "data", "poster"):
+            address = attributes.get(name)
+            if address is not None:
+                assert address.startswith("data:image/") or address[1:] in ids
+    levels = [int(tag[1]) for tag, _ in found.elements if tag in ("h1", "h2", "h3")]
+    assert all(after <= before + 1 for before, after in pairwise([0, *levels]))
+    assert "><" not in "".join(re.findall(r"<th[^>]*></th>", page)), "a head without words"
+    assert len(found.of("script")) <= 1
+    for image in found.of("img"):
+        assert image["alt"]
+        assert image["src"]
+        Image.open(io.BytesIO(base64.b64decode(image["src"].partition("base64,")[2]))).load()
+    for tag, attributes in found.elements:
+        if tag == "label":
+            assert attributes["for"] in ids
+    return found

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import test_gallery
 from crash_writer import FakeHasher
 from test_gallery import MODEL, codes, entries, held, numbered
 
 from concepthash.errors import GalleryError
+from concepthash.runtime import codefiles, storage
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.indexing import index_images
 from concepthash.runtime.repair import repair
 from concepthash.runtime.shards import merge, split
+
+path = test_gallery.path
 
 
 def mount(*arguments: str) -> bool:
@@ -141,3 +147,63 @@ def test_an_empty_database(tmp_path: Path) -> None:
             Gallery.open(path, write=write)
         assert caught.value.where == str(path / "gallery.sqlite")
         assert "--rebuild" in str(caught.value.hint)
+
+
+def fake_failure(number: int):
+    def fails(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fails
+
+
+def test_disk__full_while_codes_are_written(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Gallery.open(path, write=True) as gallery:
+        with monkeypatch.context() as patch:
+            patch.setattr(codefiles.os, "fsync", fake_failure(errno.ENOSPC))
+            with pytest.raises(GalleryError, match="disk is full; everything committed") as caught:
+                gallery.add(entries(tmp_path, 10, 3), codes(10, 3))
+        assert "run the same command again" in str(caught.value)
+        assert held(gallery) == numbered(*range(10))
+        gallery.add(entries(tmp_path, 10, 3), codes(10, 3))
+        assert held(gallery) == numbered(*range(13))
+        gallery.verify()
+
+
+def test_disk__full_while_the_database_is_written(path: Path, tmp_path: Path) -> None:
+    with Gallery.open(path, write=True) as gallery:
+        pages = gallery._number("PRAGMA page_count")
+        gallery._number(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(GalleryError, match="disk is full"):
+            gallery.add(entries(tmp_path, 10, 500), codes(10, 500))
+        assert held(gallery) == numbered(*range(10))
+    with Gallery.open(path, write=True) as gallery:
+        assert held(gallery) == numbered(*range(10))
+        gallery.add(entries(tmp_path, 10, 1), codes(10, 1))
+        gallery.verify()
+
+
+def test_disk__a_fake_read_only_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.os, "open", fake_failure(errno.EROFS))
+    with pytest.raises(GalleryError, match="read-only") as caught:
+        Gallery.open(path, write=True)
+    assert caught.value.where == str(path / "lock")
+    with pytest.raises(GalleryError, match="read-only"):
+        Gallery.create(path.parent / "new.chg", **MODEL)
+
+
+def test_disk__a_read_only_folder_can_be_read(path: Path) -> None:
+    files = [path, path / "segments", *(f for f in path.rglob("*") if f.is_file())]
+    for file in files:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    try:
+        if os.access(path, os.W_OK):
+            pytest.skip("this user may write anywhere")
+        with Gallery.open(path) as gallery:
+            assert held(gallery) == numbered(*range(10))
+        with pytest.raises(GalleryError, match="cannot be written"):
+            Gallery.open(path, write=True)
+    finally:
+        for file in files:
+            file.chmod(0o755)

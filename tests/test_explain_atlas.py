@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import sys
 from collections import Counter
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ import pytest
 from colour_bundle import CELL, CELLS, LAYOUT, SIDE, colour_bundle, colour_maps, painted
 from page_server import chromium
 from PIL import Image
+from shown_html import Page, check_self_contained
 from tiny_bundle import tiny_bundle
 
 from concepthash.codes import CodeLayout
@@ -70,60 +67,6 @@ def made(path: Path, hasher: Hasher, **options: object) -> Atlas:
 
 def pixels_of(path: Path | str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
-
-
-class Page(HTMLParser):
-    """What a page has: elements with their attributes, and its text outside of scripts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._raw = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._raw = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._raw = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._raw:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def check_self_contained(page: str) -> Page:
-    """Nothing is loaded, ids are unique, and every link within the page leads somewhere."""
-    found = Page(page)
-    ids = [a["id"] for _, a in found.elements if "id" in a]
-    assert len(set(ids)) == len(ids)
-    for _, attributes in found.elements:
-        assert not {name for name in attributes if name.startswith("on")}
-        for name in ("src", "href", "action", "srcset", "data", "poster"):
-            address = attributes.get(name)
-            if address is not None:
-                assert address.startswith("data:image/") or address[1:] in ids
-    levels = [int(tag[1]) for tag, _ in found.elements if tag in ("h1", "h2", "h3")]
-    assert all(after <= before + 1 for before, after in pairwise([0, *levels]))
-    assert "><" not in "".join(re.findall(r"<th[^>]*></th>", page)), "a head without words"
-    assert len(found.of("script")) <= 1
-    for image in found.of("img"):
-        assert image["alt"]
-        assert image["src"]
-        Image.open(io.BytesIO(base64.b64decode(image["src"].partition("base64,")[2]))).load()
-    for tag, attributes in found.elements:
-        if tag == "label":
-            assert attributes["for"] in ids
-    return found
 
 
 # Figures and crops

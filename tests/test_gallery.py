@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import sqlite3
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError, GalleryLocked, MismatchError, UsageError
-from concepthash.runtime import codefiles, schema, storage
+from concepthash.runtime import schema
 from concepthash.runtime.entries import Entry
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.place import discard
@@ -445,66 +444,3 @@ def test_check_model__refuses_another_code_space(path: Path) -> None:
             gallery.check_model("cd" * 32)
     assert caught.value.exit_code == 5
     assert "--rebuild" in str(caught.value)
-
-
-# Disks
-
-
-def fake_failure(number: int):
-    def fails(*arguments: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fails
-
-
-def test_disk__full_while_codes_are_written(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Gallery.open(path, write=True) as gallery:
-        with monkeypatch.context() as patch:
-            patch.setattr(codefiles.os, "fsync", fake_failure(errno.ENOSPC))
-            with pytest.raises(GalleryError, match="disk is full; everything committed") as caught:
-                gallery.add(entries(tmp_path, 10, 3), codes(10, 3))
-        assert "run the same command again" in str(caught.value)
-        assert held(gallery) == numbered(*range(10))
-        gallery.add(entries(tmp_path, 10, 3), codes(10, 3))
-        assert held(gallery) == numbered(*range(13))
-        gallery.verify()
-
-
-def test_disk__full_while_the_database_is_written(path: Path, tmp_path: Path) -> None:
-    with Gallery.open(path, write=True) as gallery:
-        pages = gallery._number("PRAGMA page_count")
-        gallery._number(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(GalleryError, match="disk is full"):
-            gallery.add(entries(tmp_path, 10, 500), codes(10, 500))
-        assert held(gallery) == numbered(*range(10))
-    with Gallery.open(path, write=True) as gallery:
-        assert held(gallery) == numbered(*range(10))
-        gallery.add(entries(tmp_path, 10, 1), codes(10, 1))
-        gallery.verify()
-
-
-def test_disk__a_fake_read_only_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.os, "open", fake_failure(errno.EROFS))
-    with pytest.raises(GalleryError, match="read-only") as caught:
-        Gallery.open(path, write=True)
-    assert caught.value.where == str(path / "lock")
-    with pytest.raises(GalleryError, match="read-only"):
-        Gallery.create(path.parent / "new.chg", **MODEL)
-
-
-def test_disk__a_read_only_folder_can_be_read(path: Path) -> None:
-    files = [path, path / "segments", *(f for f in path.rglob("*") if f.is_file())]
-    for file in files:
-        file.chmod(0o555 if file.is_dir() else 0o444)
-    try:
-        if os.access(path, os.W_OK):
-            pytest.skip("this user may write anywhere")
-        with Gallery.open(path) as gallery:
-            assert held(gallery) == numbered(*range(10))
-        with pytest.raises(GalleryError, match="cannot be written"):
-            Gallery.open(path, write=True)
-    finally:
-        for file in files:
-            file.chmod(0o755)

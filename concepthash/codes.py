@@ -134,3 +134,8 @@ def per_concept(queries: Codes, codes: Codes, layout: CodeLayout) -> npt.NDArray
 def to_hex(code: Codes) -> str:
     """One code as lower-case hexadecimal text."""
     return code.tobytes().hex()
+
+
+def sub_code_text(code: Codes, layout: CodeLayout, concept: int) -> str:
+    """The sub-code of a concept as text of K / M characters, 0 and 1."""
+    return "".join("01"[bit] for bit in unpack(code)[layout.concept_slice(concept)].tolist())

@@ -215,13 +215,18 @@ def _frame(
     )
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether some of an image may be transparent, as its header says."""
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB: alpha over white, 16-bit and float scaled to 8 bits."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if image.mode == "RGB" and not has_alpha(image):
         return image
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")

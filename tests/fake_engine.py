@@ -25,6 +25,7 @@ class FakeEngine:
     def __init__(self, answer: Callable[[], Awaitable[Any]]) -> None:
         self._answer = answer
         self.limits = Limits()
+        self.concept_names = ("red", "green", "blue")
         self.begun = self.dropped = 0
         self.stopped = False
         self.status: Status = "ok"
@@ -65,7 +66,7 @@ class FakeEngine:
 
     def info(self) -> dict[str, Any]:
         return {
-            "gallery": "fake.chg", "images": 0, "bits": 24, "concepts": ["red", "green", "blue"],
+            "gallery": "fake.chg", "images": 0, "bits": 24, "concepts": list(self.concept_names),
             "sub_bits": 8, "model": "fake", "fingerprint": "0" * 64, "backend": "fake",
             "resize": 32, "side": 32, "heat": [[0, 0, 0]], "colours": [[0, 0, 0]] * 3,
         }  # fmt: skip

@@ -78,16 +78,15 @@ def command(
     if gallery is None:
         gallery = newest_gallery("chash atlas NAME.chg")
         output.choice("gallery", gallery, "the newest here")
-    open_gallery(gallery).close()  # before anything is said of its page
-    if out is None:
-        out = Path(f"{gallery.resolve().stem}-atlas.html")
-        output.choice("page", out, "named after the gallery")
-    _check_page(out)
-
-    from concepthash.explain.atlasbuild import atlas
-
     skipped = Skipped()
     with open_gallery(gallery) as opened:
+        if out is None:
+            out = Path(f"{gallery.resolve().stem}-atlas.html")
+            output.choice("page", out, "named after the gallery")
+        _check_page(out)
+
+        from concepthash.explain.atlasbuild import atlas
+
         hasher = open_hasher(
             bundle_of(opened, output, named=model), output, device=device, threads=threads,
             batch_size=None, backend=backend, precision=precision,

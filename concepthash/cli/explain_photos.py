@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from concepthash.cli.explain_files import check_pages, write_file
 from concepthash.cli.output import Output, display, printable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from concepthash.explain.explanation import Explanation
     from concepthash.runtime.hasher import Hasher
 
-SCHEMA = "chash.explain/1"
 PNG, HTML = "explanation.png", "explanation.html"
 
 _ENLARGED = 4
@@ -52,6 +51,7 @@ def explain_photos(
         UsageError: if ``out`` holds other files of these names.
     """
     from concepthash.explain import compare, explain_image
+    from concepthash.explain.comparison import to_answer
 
     if out is not None:
         check_pages(out, (PNG, HTML), "--out")
@@ -79,7 +79,7 @@ def explain_photos(
     output.result(
         "\n".join(_lines(photos[0]) if pair is None else _pair_lines(pair)),
         lambda: {
-            **_facts(photos, pair),
+            **to_answer(shown),
             "model": str(hasher.bundle.path),
             "backend": hasher.backend,
             "files": list(map(str, files)),
@@ -122,15 +122,6 @@ def _note_enlarged(image: str, hasher: Hasher, output: Output) -> None:
             f"{printable(image)} has {width} x {height} pixels and is enlarged {times:.3g} times: "
             "there is little to see for a concept"
         )
-
-
-def _facts(photos: list[Explanation], pair: Comparison | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {"schema": SCHEMA, "image": photos[0].to_json()}
-    if pair is not None:
-        compared = pair.to_json()
-        del compared["images"]
-        facts.update(other=photos[1].to_json(), comparison=compared)
-    return facts
 
 
 def _preview(

@@ -14,6 +14,9 @@ from concepthash.codes import per_concept, unpack
 from concepthash.errors import MismatchError
 from concepthash.explain.explanation import Explanation
 
+SCHEMA = "chash.explain/1"
+"""Of explanations as JSON, on the command line and over HTTP."""
+
 ALIKE, DIFFERENT = 1 / 8, 1 / 4
 """Shares of a sub-code's bits: up to the first two photos are alike, from the second on they differ
 in a concept. By chance half of the bits differ."""
@@ -113,6 +116,15 @@ def compare(a: Explanation, b: Explanation) -> Comparison:
             hint="explain both photos with one model",
         )
     return Comparison(a, b, tuple(per_concept(a.code, b.code, a.layout).tolist()))
+
+
+def to_answer(shown: Explanation | Comparison) -> dict[str, Any]:
+    """Schema ``chash.explain/1``: a photo, or two and their comparison, as plain values."""
+    if isinstance(shown, Explanation):
+        return {"schema": SCHEMA, "image": shown.to_json()}
+    comparison = shown.to_json()
+    image, other = comparison.pop("images")
+    return {"schema": SCHEMA, "image": image, "other": other, "comparison": comparison}
 
 
 def in_words(distances: Sequence[int], sub_bits: int, names: Sequence[str]) -> str:

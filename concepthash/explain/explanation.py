@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from concepthash.bundle import Manifest
-from concepthash.codes import CodeLayout, Codes, to_hex, unpack
+from concepthash.codes import CodeLayout, Codes, sub_code_text, to_hex
 from concepthash.encoder import Encoded
 from concepthash.explain.heat import overlay
 from concepthash.images import Pixels, Source
@@ -54,8 +54,7 @@ class Explanation:
 
     def bits(self, concept: int) -> str:
         """The sub-code of a concept as text of K/M characters, 0 and 1."""
-        own = unpack(self.code)[self.layout.concept_slice(concept)]
-        return "".join("01"[bit] for bit in own.tolist())
+        return sub_code_text(self.code, self.layout, concept)
 
     def margins(self, concept: int) -> npt.NDArray[np.float32]:
         """How far each bit of a concept is from being the other one, ``|logit|``: ``(K / M,)``."""

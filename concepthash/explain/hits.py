@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from concepthash.codes import Codes, popcount, unpack
+from concepthash.codes import Codes, popcount, sub_code_text
 from concepthash.errors import ImageError
 from concepthash.explain.comparison import in_words
 from concepthash.explain.explanation import Explanation, explanation
@@ -74,10 +74,9 @@ class ExplainedQuery:
 
     def bits(self, hit: ExplainedHit, concept: int) -> tuple[str, tuple[int, ...]]:
         """The sub-code of a hit as the gallery has it, and which of its bits differ."""
-        own = self.query.layout.concept_slice(concept)
-        theirs, ours = unpack(hit.code)[own].tolist(), unpack(self.query.code)[own].tolist()
-        differing = tuple(n for n, bit in enumerate(theirs) if bit != ours[n])
-        return "".join("01"[bit] for bit in theirs), differing
+        theirs = sub_code_text(hit.code, self.query.layout, concept)
+        pairs = zip(theirs, self.query.bits(concept), strict=True)
+        return theirs, tuple(n for n, (their, our) in enumerate(pairs) if their != our)
 
     def figure(self) -> Image.Image:
         """The query above its first hits, with heat maps and a distance bar a concept."""

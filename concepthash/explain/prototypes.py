@@ -138,7 +138,7 @@ def find_prototypes(
     found = []
     for concept in range(layout.concepts):
         values = sub_codes(codes, layout, concept)
-        distinct, counts = _count(values)
+        distinct, _, counts = distinct_values(values)
         margins = None
         if logits is not None:
             margins = np.abs(logits[:, layout.concept_slice(concept)]).min(axis=1)
@@ -202,13 +202,15 @@ def purity(labels: Mapping[str, int]) -> float | None:
     return max(labels.values()) / sum(labels.values()) if labels else None
 
 
-def _count(values: Values) -> tuple[Values, npt.NDArray[np.intp]]:
-    """The distinct values ``(u, w)``, ascending, and how often each occurs."""
-    if values.shape[1] > 1:
-        distinct, counts = np.unique(values, axis=0, return_counts=True)
-        return distinct, counts
-    single, counts = np.unique(values[:, 0], return_counts=True)  # several times faster
-    return single[:, None], counts
+def distinct_values(
+    values: Values,
+) -> tuple[Values, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The distinct values ``(u, w)``, ascending, which one each image has, and their counts."""
+    if values.shape[1] == 1:  # several times faster
+        single, inverse, counts = np.unique(values[:, 0], return_inverse=True, return_counts=True)
+        return single[:, None], inverse, counts
+    distinct, inverse, counts = np.unique(values, axis=0, return_inverse=True, return_counts=True)
+    return distinct, inverse.reshape(-1), counts
 
 
 def _most_frequent(

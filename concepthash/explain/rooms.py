@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes, popcount
 from concepthash.errors import UsageError
-from concepthash.explain.prototypes import Values, entropy, mixture, purity, sub_codes
+from concepthash.explain.prototypes import (
+    Values,
+    distinct_values,
+    entropy,
+    mixture,
+    purity,
+    sub_codes,
+)
 from concepthash.runtime.entries import Labels
 
 ROOMS = 12
@@ -120,7 +127,7 @@ def find_rooms(
     if radius is None:
         radius = default_radius(sub_bits, limit)
     values = sub_codes(codes, layout, concept)
-    distinct, inverse, counts = _distinct(values)
+    distinct, inverse, counts = distinct_values(values)
     middles = distinct[_middles(distinct, counts, radius, limit)]
     if not radius and _all_fit(sub_bits, limit):
         missing = np.setdiff1d(np.arange(2**sub_bits, dtype=np.uint64), distinct[:, 0])
@@ -178,15 +185,6 @@ def check_rooms(limit: int, radius: int | None, layout: CodeLayout) -> None:
 
 def _all_fit(sub_bits: int, limit: int) -> bool:
     return sub_bits < limit.bit_length()
-
-
-def _distinct(values: Values) -> tuple[Values, Counts, Counts]:
-    """The distinct values ``(u, w)``, ascending, which one each image has, and their counts."""
-    if values.shape[1] == 1:  # several times faster
-        single, inverse, counts = np.unique(values[:, 0], return_inverse=True, return_counts=True)
-        return single[:, None], inverse, counts
-    distinct, inverse, counts = np.unique(values, axis=0, return_inverse=True, return_counts=True)
-    return distinct, inverse.reshape(-1), counts
 
 
 def _distances(values: Values, middle: Values) -> npt.NDArray[np.int32]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from concepthash.runtime.index import HammingIndex
 
 
+Found = TypeVar("Found")
+
 _TOGETHER = 500  # ids in one statement: SQLite may have been built to take 999 at most
-
-
-def _steps(ids: list[int]) -> Iterator[list[int]]:
-    return (ids[first : first + _TOGETHER] for first in range(0, len(ids), _TOGETHER))
 
 
 class Snapshot:
@@ -103,13 +101,11 @@ class Snapshot:
         Raises:
             GalleryError: if one of them is not there.
         """
-        wanted = np.unique(np.asarray(ids, np.int64)).tolist()
-        found: dict[int, Entry] = {}
-        for some in _steps(wanted):
-            marks = ",".join("?" * len(some))
-            found.update((e.id, e) for e in self._entries(f"WHERE id IN ({marks})", *some))
-        self._check_found(wanted, found)
-        return found
+
+        def read(clause: str, some: list[int]) -> Iterator[tuple[int, Entry]]:
+            return ((entry.id, entry) for entry in self._entries(clause, *some))
+
+        return self._together(ids, read)
 
     def names_of(self, ids: npt.ArrayLike) -> dict[int, tuple[str, str | None]]:
         """The path and the label of the images with these ids: all of an entry that hits show.
@@ -117,23 +113,31 @@ class Snapshot:
         Raises:
             GalleryError: as :meth:`entries_of`.
         """
-        wanted = np.unique(np.asarray(ids, np.int64)).tolist()
         name = self._anchor.names(Path.cwd())
-        found: dict[int, tuple[str, str | None]] = {}
-        for some in _steps(wanted):
-            marks = ",".join("?" * len(some))
-            query = f"SELECT id, path, label FROM images WHERE id IN ({marks})"
-            for id, path, label in self._rows(query, *some):
+
+        def read(clause: str, some: list[int]) -> Iterator[tuple[int, tuple[str, str | None]]]:
+            for id, path, label in self._rows(
+                f"SELECT id, path, label FROM images {clause}", *some
+            ):
                 if not isinstance(path, str | bytes) or not isinstance(label, str | None):
                     raise damaged(f"the record of image {id} is damaged", self._file)
-                found[id] = name(path), label
-        self._check_found(wanted, found)
-        return found
+                yield id, (name(path), label)
 
-    def _check_found(self, wanted: list[int], found: Mapping[int, object]) -> None:
+        return self._together(ids, read)
+
+    def _together(
+        self, ids: npt.ArrayLike, read: Callable[[str, list[int]], Iterator[tuple[int, Found]]]
+    ) -> dict[int, Found]:
+        """What ``read`` finds of each id, given the condition of a statement and its values."""
+        wanted = np.unique(np.asarray(ids, np.int64)).tolist()
+        found: dict[int, Found] = {}
+        for first in range(0, len(wanted), _TOGETHER):
+            some = wanted[first : first + _TOGETHER]
+            found.update(read(f"WHERE id IN ({','.join('?' * len(some))})", some))
         if len(found) < len(wanted):
             missing = next(id for id in wanted if id not in found)
             raise GalleryError(f"no image has the id {missing}", where=self.path)
+        return found
 
     def labels(self) -> Labels:
         """The label of every image; a million take about half a second.

@@ -225,6 +225,11 @@ class Engine:
         """Each label and how many images have it, sorted; None, for those without, is last."""
         return self._held.counts
 
+    @property
+    def concept_names(self) -> tuple[str, ...]:
+        """Of all concepts; they may be renamed meanwhile."""
+        return self.bundle.manifest.concept_names
+
     def info(self) -> dict[str, Any]:
         """Gallery, model and how to show them, as plain values."""
         manifest, layout = self.bundle.manifest, self._hasher.layout
@@ -232,7 +237,7 @@ class Engine:
             "gallery": self._name,
             "images": self._held.images,
             "bits": layout.bits,
-            "concepts": list(manifest.concept_names),
+            "concepts": list(self.concept_names),
             "sub_bits": layout.sub_bits,
             "model": manifest.name,
             "fingerprint": manifest.fingerprint,

@@ -12,7 +12,7 @@ import numpy as np
 import concepthash
 from concepthash.codes import to_hex
 from concepthash.errors import ImageError
-from concepthash.explain.comparison import Comparison, compare
+from concepthash.explain.comparison import Comparison, compare, to_answer
 from concepthash.explain.explanation import Explanation
 from concepthash.runtime.answers import Query
 from concepthash.serve.asked import asked_of
@@ -131,14 +131,15 @@ async def hash(service: Service, request: Request, asking: Nothing) -> Reply:
     timing = [("hash", time.perf_counter() - began)]
     parts = [
         SubCode(name, explained.bits(m), [round(x, 4) for x in explained.margins(m).tolist()])
-        for m, name in enumerate(service.names)
+        for m, name in enumerate(service.engine.concept_names)
     ]
     return answered(Hashed(to_hex(explained.code), parts, service.backend), timing=timing)
 
 
 async def query(service: Service, request: Request, asking: QueryAsking) -> Reply:
     """The nearest images to an image, or to a code."""
-    asked = asked_of(asking, service.names)
+    names = service.engine.concept_names
+    asked = asked_of(asking, names)
     began = hashed = time.perf_counter()
     path, code = None, None
     if _only_one(request, asking) == "code":
@@ -155,11 +156,11 @@ async def query(service: Service, request: Request, asking: QueryAsking) -> Repl
     if request.uploads:
         timing.insert(0, ("hash", hashed - began))
     answer = QueryAnswer(
-        queries=[Query(path, to_hex(code), hits, service.names)],
+        queries=[Query(path, to_hex(code), hits, names)],
         backend=service.backend,
         gallery=service.gallery,
         model=service.model,
-        concept_names=service.names,
+        concept_names=names,
     )
     return answered(answer, timing=timing)
 
@@ -182,12 +183,7 @@ async def explain(service: Service, request: Request, asking: ExplainAsking) -> 
         lone = ((b"content-security-policy", LONE_POLICY),)
         html = await service.draw(lambda: shown.html().encode())
         return Reply(200, html, HTML, lone)
-    answer: dict[str, Any] = {"schema": "chash.explain/1", "image": image.to_json()}
-    if isinstance(shown, Comparison):
-        comparison = shown.to_json()
-        answer["other"] = comparison.pop("images")[1]
-        answer["comparison"] = comparison
-    return answered(answer, timing=timing)
+    return answered(to_answer(shown), timing=timing)
 
 
 async def _explained(service: Service, request: Request, part: str, id: int | None) -> Explanation:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from concepthash.errors import ImageError
-from concepthash.images import MAX_PIXELS, Pixels, Preprocess
+from concepthash.images import MAX_PIXELS, Pixels, Preprocess, has_alpha
 
 Photo = TypeVar("Photo", Path, bytes)
 Made = TypeVar("Made")
@@ -150,7 +150,7 @@ def _judged(photo: Path | bytes, most: int) -> int:
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height, mode = image.width, image.height, image.mode
-            clear = "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La")
+            clear = has_alpha(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge("far too many pixels", where=name, hint="send a smaller photo") from None
     except UnidentifiedImageError:

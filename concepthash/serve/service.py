@@ -57,11 +57,6 @@ class Service:
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._drawings = 0
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all concepts; they may be renamed meanwhile."""
-        return tuple(self.engine.info()["concepts"])
-
     def close(self) -> None:
         """End the thread that draws."""
         self._drawing.shutdown(cancel_futures=True)

@@ -7,6 +7,8 @@ over the bits. Under Adam the scale of a loss does not matter.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,9 +17,10 @@ from concepthash.learn.baselines.method import Labels, Vectors
 from concepthash.learn.losses import cosine_margin_loss
 
 
-class HashLoss(nn.Module):
+class HashLoss(nn.Module, ABC):
     """A loss of a batch; what it learns itself (a classifier) is trained along."""
 
+    @abstractmethod
     def forward(self, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
         """The loss, a scalar.
 
@@ -26,7 +29,6 @@ class HashLoss(nn.Module):
             labels: ``(B,)`` int64.
             progress: share of the training that is over, in 0..1.
         """
-        raise NotImplementedError
 
 
 class CentralSimilarity(HashLoss):

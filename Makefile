@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint format docs bench wheels clean
+.PHONY: help setup demo test lint format docs bench torture wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,6 +45,9 @@ docs: $(READY) ## renew the generated pages, and build the site into site
 bench: $(READY) ## measure, and write benchmarks/results
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+torture: $(READY) ## kill, fill, fuzz and overload it for half an hour, and report what broke
+	$(BIN)/python -m benchmarks.torture
 
 wheels: $(READY) ## cross-build Linux wheels for x86-64 and arm64 into dist
 	$(BIN)/python -m pip install --quiet ziglang 'setuptools>=77'

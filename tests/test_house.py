@@ -21,12 +21,14 @@ ALLOWED = {
     "export": {"", "datasets", "demo", "learn", "runtime", "export"},
     "gpu": {"", "runtime", "gpu"},
     "serve": {"", "runtime", "explain", "serve"},
+    "cluster": {"", "datasets", "runtime", "explain", "serve", "cluster"},
     "cli": {
-        *("", "datasets", "demo", "learn", "runtime", "explain", "export", "gpu", "serve", "cli"),
+        *("", "datasets", "demo", "learn", "runtime", "explain", "export", "gpu", "serve"),
+        *("cluster", "cli"),
     },
 }
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "onnx", "onnxscript", "accelerate"}
-LIGHT = ("", "datasets", "demo", "runtime", "explain", "serve")
+LIGHT = ("", "datasets", "demo", "runtime", "explain", "serve", "cluster")
 
 
 def room(path: Path) -> str:
@@ -69,8 +71,10 @@ def test_room__imports_only_the_rooms_below_it(path: Path) -> None:
 def test_light_room__never_imports_heavy_libraries(path: Path) -> None:
     if room(path) in LIGHT:
         assert not {name.split(".")[0] for name in imports(path)} & (HEAVY | {"typer"})
+    if room(path) not in ("cluster", "cli"):
+        assert "ray" not in {name.split(".")[0] for name in imports(path)}
     if room(path) == "cli":
-        assert not {n.split(".")[0] for n in imports(path, top_level=True)} & (HEAVY | {"numpy"})
+        assert not {n.split(".")[0] for n in imports(path, top_level=True)} & {*HEAVY, "numpy", "ray"}
 
 
 @pytest.mark.parametrize("name", ["export", "runtime", "cli"])

@@ -21,10 +21,12 @@ from concepthash.bundle import Bundle
 from concepthash.decode import decode_batches, usable_cpus
 from concepthash.images import find_images
 from concepthash.runtime.backends import open_encoder
+from concepthash.runtime.engine import Photo, digested
 from concepthash.runtime.entries import Entry, IndexReport
 from concepthash.runtime.hasher import CPU_BATCH, Hasher
 from concepthash.runtime.indexing import index_images
-from concepthash.runtime.reconcile import Photo, digested
+from concepthash.runtime.rows import RowReader
+from concepthash.runtime.sources import Place
 
 REPEATS = 3
 SMALL, LARGE = 640, 240
@@ -100,9 +102,9 @@ def measure(bundle: Bundle, kind: str, paths: list[Path], threads: int, peer: Pe
             reports.append(index_images(paths, Path(folder) / "new.chg", hasher))
 
     def load() -> None:
-        photos = (Photo(Entry(path), None) for path in paths)
-        with closing(digested(photos, threads=threads)) as read:
-            sources = (photo.entry.path for photo, _ in read)
+        photos = (Photo(Entry(path), None, Place(str(path))) for path in paths)
+        with closing(digested(photos, RowReader(), threads=threads)) as read:
+            sources = (source for _, _, source in read if source is not None)
             deque(decode_batches(sources, spec, batch_size=size, threads=threads), maxlen=0)
 
     def counted(name: str, run: Callable[[], object]) -> Callable[[], None]:

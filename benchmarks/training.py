@@ -15,9 +15,10 @@ from concepthash.errors import Skipped
 from concepthash.learn.checkpoint import build_model
 from concepthash.learn.config import Config
 from concepthash.learn.data import read_dataset
-from concepthash.learn.loop import Trainee, make_optimizer
+from concepthash.learn.loop import Trainee
 from concepthash.learn.losses import ClassCentres, Objective
-from concepthash.learn.photos import EpochSampler, read_photos, training_loader
+from concepthash.learn.optimise import make_optimizer
+from concepthash.learn.photos import EpochSampler, SharedBatches, read_photos, training_loader
 from concepthash.learn.report import Silent
 
 ROUNDS = 3
@@ -65,12 +66,10 @@ def main() -> None:
         )
         step(trainee, optimizer, *fixed)
         loaders = {
-            "0 workers": training_loader(
-                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=0, seed=0
-            ),
-            "1 worker": training_loader(
-                photos, EpochSampler(len(photos), 0), batch_size=batch, workers=1, seed=0
-            ),
+            name: training_loader(
+                photos, SharedBatches(EpochSampler(len(photos), 0), batch), workers=workers, seed=0
+            )
+            for name, workers in (("0 workers", 0), ("1 worker", 1))
         }
         for _ in range(ROUNDS):
             started = time.perf_counter()

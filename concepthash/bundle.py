@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from concepthash.files import (
 from concepthash.formats import FORMATS, Precision
 from concepthash.images import Preprocess
 from concepthash.names import check_names
-from concepthash.onnxmeta import read_metadata
+from concepthash.onnxmeta import LARGEST_ONNX, read_metadata
 
 FORMAT_VERSION = 1
 BIT_ORDER = "numpy.packbits"
@@ -47,6 +48,13 @@ MODEL = FORMATS["onnx"].files["fp32"]
 PARITY = "parity.json"
 METADATA_KEY = "concepthash.manifest"
 """Under which an ONNX file carries the manifest."""
+
+LARGEST_FILE = 1 << 34
+"""Bytes of any file of a bundle."""
+
+_LARGEST_MANIFEST = 1 << 26  # bytes; class names and protocol of a large run take one million
+_LONGEST_NAME = 255
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def fingerprint(weights_sha256: str, preprocess: Preprocess, layout: CodeLayout) -> str:
@@ -106,6 +114,11 @@ class Manifest:
         metrics: the evaluation at the end of training.
         artifacts: the ways in which it can be run, each of which passed the parity gate.
         files: name of each other file -> its sha256.
+        weights: sha256 of the checkpoint, with which the fingerprint is checked; None in bundles
+            that were exported before it was kept.
+
+    Raises:
+        UsageError: naming a field that cannot be so, or that does not fit the fingerprint.
     """
 
     name: str
@@ -122,9 +135,10 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     bit_order: str = BIT_ORDER
     format_version: int = FORMAT_VERSION
+    weights: str | None = None
 
     def __post_init__(self) -> None:
-        Preprocess.from_json(self.preprocessing)
+        self._check_kinds()
         if len(self.concept_names) != self.layout.concepts:
             raise UsageError(
                 f"{len(self.concept_names)} concept names for {self.concepts} concepts",
@@ -132,6 +146,26 @@ class Manifest:
             )
         if not all(isinstance(name, str) and name.isprintable() for name in self.concept_names):
             raise UsageError("a concept name is no text on one line", where="concept_names")
+        made = self.weights and fingerprint(self.weights, self.preprocess, self.layout)
+        if made not in (None, self.fingerprint):  # other pixels would give other codes
+            raise UsageError(
+                "weights, preprocessing and layout are not those of its fingerprint",
+                where="fingerprint",
+            )
+
+    def _check_kinds(self) -> None:
+        """Refuse what a file may hold and these fields may not."""
+        texts = (self.name, self.backbone, *self.class_names, *self.files, *self.files.values())
+        digests = (self.fingerprint, *filter(None, [self.weights]))
+        for what, true in (
+            ("a whole number", all(type(n) is int for n in (self.bits, self.concepts))),
+            ("text", all(isinstance(text, str) for text in texts)),
+            ("64 hexadecimal digits", all(map(_is_sha256, digests))),
+            ("an object", all(isinstance(v, dict) for v in (self.training, self.metrics))),
+        ):
+            if not true:
+                raise UsageError(f"a field is not {what}")
+        Preprocess.from_json(self.preprocessing)
 
     @property
     def layout(self) -> CodeLayout:
@@ -183,6 +217,10 @@ class Manifest:
             ) from None
 
 
+def _is_sha256(text: object) -> bool:
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
 def _known(artifact: dict[str, Any]) -> bool:
     """Whether this version has the format and the precision; later ones may have more."""
     form = FORMATS.get(artifact.get("format", ""))
@@ -212,9 +250,11 @@ class Bundle:
         file = folder / MANIFEST
         bundle = cls(folder, Manifest.from_json(_manifest(folder), file))
         for name in bundle.manifest.files:
-            if Path(name).name != name:
+            if Path(name).name != name or len(name) > _LONGEST_NAME:
                 raise BundleError(
-                    f"the manifest names a file outside the bundle: {name}", where=file
+                    f"the manifest names a file outside the bundle: {name}",
+                    where=file,
+                    hint="chash export RUN --force makes the bundle anew",
                 )
             if not (folder / name).is_file():
                 raise BundleError(
@@ -234,8 +274,12 @@ class Bundle:
             )
         try:
             manifest = Manifest.from_json(dict(json.loads(text)), file)
-        except (ValueError, TypeError) as error:
-            raise BundleError(f"the manifest in it is damaged: {error}", where=file) from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BundleError(
+                f"the manifest in it is damaged: {error}",
+                where=file,
+                hint="give the bundle it was taken from: --model NAME.chb",
+            ) from None
         return cls(file, manifest)
 
     @property
@@ -255,6 +299,7 @@ class Bundle:
             raise BundleError(
                 f"the bundle has no {name}; it has {', '.join(self.manifest.files)}",
                 where=self.path,
+                hint="chash export RUN --force makes the bundle anew",
             )
         return self.path / name
 
@@ -265,7 +310,10 @@ class Bundle:
             BundleError: naming the first file that differs.
         """
         for name in names or self.manifest.files:
-            if sha256(self.file(name)) != self.manifest.files[name]:
+            file = self.file(name)
+            # Reading what is far larger than it can be would take for ever.
+            most = LARGEST_ONNX if file.suffix == ".onnx" else LARGEST_FILE
+            if file.stat().st_size > most or sha256(file) != self.manifest.files[name]:
                 raise BundleError(
                     "the file is not the one that was exported (sha256 differs)",
                     where=self.path / name,
@@ -370,7 +418,13 @@ def rename_concepts(bundle: Bundle, names: Sequence[str]) -> Bundle:
 def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise _no_manifest("it is not a regular file", file)  # a pipe would be waited for
+        with file.open("rb") as opened:
+            text = opened.read(_LARGEST_MANIFEST + 1)
+        if len(text) > _LARGEST_MANIFEST:
+            raise _no_manifest(f"it is larger than {_LARGEST_MANIFEST >> 20} MiB", file)
+        values = json.loads(text.decode())
     except FileNotFoundError:
         what = "no such bundle" if not folder.exists() else f"not a bundle: no {MANIFEST} in it"
         raise BundleError(what, where=folder, hint="chash export RUN") from None
@@ -378,7 +432,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"cannot read the manifest: {reason(error)}", where=file, hint=list_command(file)
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _no_manifest(str(error), file) from None
     if not isinstance(values, dict):
         raise _no_manifest("it is not a JSON object", file)

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import DataError, MismatchError, UsageError
-from concepthash.files import replacing
+from concepthash.files import list_command, refuse_pipe, replacing
 from concepthash.rankings import Labels, as_labels
+
+_WRITE = "write it with concepthash.codesets.save_codes"
 
 # What numpy and zipfile raise on a file that is no archive, a broken one, or one of other arrays.
 _DAMAGE = (
@@ -73,11 +75,14 @@ def load_codes(path: str | Path) -> CodeSet:
     """
     path = Path(path)
     try:
+        refuse_pipe(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             codes, labels = arrays["codes"], arrays["labels"]
             bits, concepts = arrays["bits"].item(), arrays["concepts"].item()
     except FileNotFoundError as error:
-        raise DataError("there is no such file of codes", where=path) from error
+        raise DataError(
+            "there is no such file of codes", where=path, hint=list_command(path.parent)
+        ) from error
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _not_codes(path, reason) from error
@@ -90,11 +95,12 @@ def load_codes(path: str | Path) -> CodeSet:
             raise MismatchError(f"codes must be of shape (n, {layout.nbytes}), got {codes.shape}")
         checked = layout.check(codes)
     except UsageError as error:
-        raise DataError(error.what, where=path) from error
+        raise _not_codes(path, error.what) from error
     except MismatchError as error:
-        raise MismatchError(error.what, where=path, hint=error.hint) from error
+        raise MismatchError(error.what, where=path, hint=error.hint or _WRITE) from error
     if len(checked) != len(names):
-        raise MismatchError(f"{len(checked)} codes have {len(names)} labels", where=path)
+        what = f"{len(checked)} codes have {len(names)} labels"
+        raise MismatchError(what, where=path, hint=_WRITE)
     return CodeSet(checked, names, layout)
 
 
@@ -102,5 +108,5 @@ def _not_codes(path: Path, reason: str) -> DataError:
     return DataError(
         f"this is not a file of codes: {reason}",
         where=path,
-        hint="write it with concepthash.codesets.save_codes",
+        hint=_WRITE,
     )

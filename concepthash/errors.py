@@ -13,7 +13,8 @@
     ├── GalleryError            1   a gallery cannot be opened, read or written
     │   ├── GalleryLocked       1   another process is writing to it
     │   ├── GalleryUnreadable   1   the system does not let us read it; that is no damage
-    │   └── GalleryDamaged      1   its files are not what was committed; a repair saves the rest
+    │   ├── GalleryDamaged      1   its files are not what was committed; a repair saves the rest
+    │   └── GalleryLost         1   they no longer say what was: no repair can save it
     ├── NothingFound            4   the search was fine and its answer is empty
     ├── MismatchError           5   model and gallery (or codes) do not belong together
     ├── BackendError            6   an execution provider, device or optional package is missing
@@ -99,6 +100,10 @@ class GalleryUnreadable(GalleryError):
 
 class GalleryDamaged(GalleryError):
     """Files of a gallery are not what was committed."""
+
+
+class GalleryLost(GalleryError):
+    """The files of a gallery no longer say what it held."""
 
 
 class NothingFound(ConceptHashError):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
 from concepthash.errors import DataError
+from concepthash.locks import lock_now
 
 
 def sync(path: Path) -> None:
@@ -30,8 +34,62 @@ def sync_folder(folder: Path) -> None:
         sync(folder)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _aside(path: Path, kind: str = "tmp") -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+@contextmanager
+def _held(aside: Path) -> Iterator[None]:
+    """Lock what is written aside until the block ends: what nobody holds, :func:`_sweep` takes."""
+    if sys.platform == "win32":  # an open file could not be renamed
+        yield
+        return
+    descriptor = os.open(aside, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            lock_now(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def told_where(path: Path) -> Iterator[None]:
+    """Name ``path`` in the error of a full disk within the block: writing knows no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(path)
+        raise
+
+
+def _sweep(path: Path) -> None:
+    """Clear away what processes that were killed left beside ``path``; what they replaced returns.
+
+    What cannot be locked may be in use and stays.
+    """
+    if sys.platform == "win32":
+        return
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        process, _, kind = found.name.removeprefix(f".{path.name}.").partition(".")
+        if process.isdecimal() and kind in ("tmp", "old"):
+            with suppress(OSError):
+                _clear(found, path)
+
+
+def _clear(found: Path, path: Path) -> None:
+    descriptor = os.open(found, os.O_RDONLY)
+    try:
+        lock_now(descriptor)
+        if found.suffix == ".old" and not path.exists():
+            found.rename(path)
+        elif found.is_dir():
+            shutil.rmtree(found)
+        else:
+            found.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def half_written(name: str) -> bool:
@@ -46,12 +104,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     A crash, or an error in the block, leaves the old file as it was.
     """
     aside = _aside(path)
+    _sweep(path)
     try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with told_where(path), ExitStack() as stack:
+            with aside.open("wb") as file:
+                stack.enter_context(_held(aside))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -75,32 +136,50 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: if ``path`` exists and ``replace`` is false.
     """
+    path = path.resolve()  # a link stays one, to the new folder
+    _sweep(path)
     if path.exists() and not replace:
         raise FileExistsError(path)
-    path = path.resolve()  # a link stays one, to the new folder
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
+    with told_where(path), scratch_folder(path) as aside:
         yield aside
         for file in aside.rglob("*"):
             if file.is_file():
                 sync(file)
         if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(old)
-            try:
-                aside.rename(path)
-            except OSError:
-                old.rename(path)
-                raise
-            shutil.rmtree(old)
+            _exchange(path, aside)
         else:
             aside.rename(path)
-        sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, named after it, that is gone when the block ends.
+
+    One whose process was killed is cleared away by the next.
+    """
+    aside = _aside(path)
+    _sweep(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        with _held(aside):
+            yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(path: Path, aside: Path) -> None:
+    old = _aside(path, "old")
+    with _held(path):
+        path.rename(old)
+        try:
+            aside.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old)
 
 
 def relative_path(text: str, where: str) -> str:
@@ -126,8 +205,19 @@ def list_command(path: Path) -> str:
     return f"ls -l {shlex.quote(str(path))}"
 
 
+def refuse_pipe(path: Path) -> None:
+    """Make sure that opening a file does not wait for somebody, as on a pipe.
+
+    Raises:
+        OSError: if it is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Hexadecimal SHA-256 of a file's content; OSError if it is no regular file."""
+    refuse_pipe(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

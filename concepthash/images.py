@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from concepthash.bounds import MOST_SCANS, Room, too_many_scans
 from concepthash.errors import ImageError, Skipped, UsageError
+from concepthash.rgb import to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
@@ -25,6 +29,26 @@ Source: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 200_000_000
 """Larger images are refused before decoding (decompression bombs)."""
+
+LARGEST_SIDE = 1 << 14
+"""Pixels of the square that a network may see, and of the short side before it is cut."""
+
+# A few kilobytes can hold an image that takes a gigabyte: those above the first size wait for each
+# other, so that the memory does not grow with the number of threads. Few photos are that large.
+_LARGE = 2**25
+_large_ones = Room(MAX_PIXELS)
+
+_PROGRAMS = frozenset({"EPS", "WMF"})  # Pillow has other programs draw them
+TURNS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a stored image upright, by its EXIF orientation."""
 
 # Pillow warns of odd metadata and of sizes below our own limit; the pixels decide. Set once here,
 # because filters are not safe to change around each of many decoding threads.
@@ -75,11 +99,12 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop <= self.resize:
+        whole = type(self.crop) is int and type(self.resize) is int
+        if not whole or not 1 <= self.crop <= self.resize <= LARGEST_SIDE:
             raise UsageError(
                 f"the crop ({self.crop}) must fit in the resized image ({self.resize})",
                 where="preprocessing",
-                hint="--set data.resize=256 --set data.crop=224",
+                hint=f"--set data.resize=256 --set data.crop=224; at most {LARGEST_SIDE}",
             )
         if self.interpolation != "bicubic":
             raise UsageError(
@@ -105,8 +130,8 @@ class Preprocess:
         Raises:
             ImageError: if it cannot be decoded.
         """
-        image, frame = _open(source, self.resize)
-        return square(image, self, frame)
+        with _opened(source, self.resize) as (image, frame):
+            return square(image, self, frame)
 
     def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """The crop in an upright image of ``size`` (width, height): left, top, right, bottom."""
@@ -160,49 +185,92 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
     Raises:
         ImageError: for anything that is not a whole, decodable image.
     """
-    return _open(source, short_side)[0]
+    with _opened(source, short_side) as (image, _):
+        return image
 
 
-def _open(source: Source, short_side: int | None) -> tuple[Image.Image, Frame]:
+@contextmanager
+def _opened(source: Source, short_side: int | None) -> Iterator[tuple[Image.Image, Frame]]:
+    """An upright RGB image, and where the photo lies in it; a large one is alone in the block."""
     if isinstance(source, np.ndarray):
-        return _whole(_from_array(source))
+        yield _whole(_from_array(source))
+        return
     if isinstance(source, Image.Image):
-        return _whole(to_rgb(ImageOps.exif_transpose(source)))
+        image = _upright(to_rgb(source), _turn(source))
+        yield _whole(image.copy() if image is source else image)
+        return
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         there = Path(source).exists()  # a pipe or a folder: opening it may wait for ever
-        raise ImageError("not a regular file" if there else "no such file", where=name)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels is too large", where=name)
-            size, drafted = image.size, None
+        missing = "behind a URL, which is not read here" if "://" in name else "no such file"
+        raise ImageError("not a regular file" if there else missing, where=name)
+    with ExitStack() as stack:
+        try:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            opened = stack.enter_context(Image.open(file))
+            _check_header(opened, name)
+            size, drafted = opened.size, None
             if short_side is not None:
                 wanted = round(short_side * DRAFT_MARGIN)
-                drafted = image.draft(None, (wanted, wanted))
-            image.load()
-            upright = to_rgb(ImageOps.exif_transpose(image))
-            if drafted is None or image.size == size:
-                return _whole(upright)
-            return upright, _frame(image, size, drafted[1])
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError("not an image Pillow can read", where=name) from None
-    except Exception as error:  # a decoder fed a broken file may raise nearly anything
-        what = str(error) or type(error).__name__
-        raise ImageError(f"cannot decode: {what}", where=name) from None
+                drafted = opened.draft(None, (wanted, wanted))
+            pixels = opened.width * opened.height
+            if pixels > _LARGE:
+                stack.enter_context(_large_ones.taking(pixels))
+            opened.load()
+            turn = _turn(opened)
+            frame = _frame(opened, size, drafted[1], turn) if drafted else None
+            image = _upright(to_rgb(opened), turn)
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError("not an image Pillow can read", where=name) from None
+        except Exception as error:  # a decoder fed a broken file may raise nearly anything
+            what = str(error) or type(error).__name__
+            raise ImageError(f"cannot decode: {what}", where=name) from None
+        yield image, frame or Frame(image.size)
+
+
+def _check_header(image: Image.Image, name: str) -> None:
+    """Refuse, before anything is decoded, what would take too much or start another program."""
+    if image.format in _PROGRAMS:
+        raise ImageError(
+            f"{image.format} is drawn by other programs, so it is not read", where=name
+        )
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels is too large", where=name)
+    if isinstance(image, JpegImageFile) and image.fp and too_many_scans(image.fp):
+        raise ImageError(f"a JPEG of more than {MOST_SCANS} scans", where=name)
 
 
 def _whole(image: Image.Image) -> tuple[Image.Image, Frame]:
     return image, Frame(image.size)
 
 
+def _turn(image: Image.Image) -> int:
+    """The orientation that EXIF gives; 1, which is upright, where that cannot be read."""
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return turn if turn in TURNS else 1
+    except Exception:  # broken metadata, of which Pillow may raise nearly anything
+        return 1
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
 def _frame(
-    image: Image.Image, size: tuple[int, int], inside: tuple[float, float, float, float]
-) -> Frame:
-    """The frame of a photo of ``size`` that fills ``inside`` of an image not yet turned upright."""
-    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    image: Image.Image,
+    size: tuple[int, int],
+    inside: tuple[float, float, float, float],
+    turn: int,
+) -> Frame | None:
+    """The frame of a photo of ``size`` that fills ``inside`` of an image not yet turned upright.
+
+    None if the image was decoded at full scale.
+    """
+    if image.size == size:
+        return None
     beyond = image.width - inside[2], image.height - inside[3]  # on the right, at the bottom
     scale = size[0] / inside[2]
     if turn in (5, 6, 7, 8):  # the sides change places
@@ -213,33 +281,6 @@ def _frame(
         left=beyond[0] if turn in (2, 3, 6, 7) else 0.0,
         top=beyond[1] if turn in (3, 4, 7, 8) else 0.0,
     )
-
-
-def has_alpha(image: Image.Image) -> bool:
-    """Whether some of an image may be transparent, as its header says."""
-    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB: alpha over white, 16-bit and float scaled to 8 bits."""
-    if image.mode == "RGB" and not has_alpha(image):
-        return image
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if has_alpha(image):
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(values: npt.NDArray[Any]) -> Pixels:
-    numbers = np.nan_to_num(values.astype(np.float64))
-    if values.dtype.kind == "f" and numbers.max(initial=0) <= 1.0:
-        numbers = numbers * 255.0
-    elif numbers.max(initial=0) > 255:  # 16-bit: 65535 -> 255
-        numbers = numbers / 257.0
-    return np.clip(np.rint(numbers), 0, 255).astype(np.uint8)
 
 
 def _from_array(array: Pixels) -> Image.Image:

@@ -62,7 +62,7 @@ def churn(path: Path, steps: int) -> None:
         first = gallery.entry(1)
         for number in range(first.size + 1, steps + 1):
             live = {entry.id for entry in gallery.entries()}
-            added, removed = step(number, live, gallery._last_id())
+            added, removed = step(number, live, gallery.last_id())
             gallery.commit(
                 add=[Entry(path.parent / f"{id}.jpg") for id in added],
                 codes=codes(added),
@@ -93,9 +93,16 @@ class FakeHasher:
             yield Hashed(path, self.code(path))
 
 
-def index(path: Path, name: str, *, rebuild: bool = False) -> None:
+def index(path: Path, name: str, *, rebuild: bool = False, shards: int | None = None) -> None:
     """Index the folder ``photos`` beside the gallery."""
-    index_images(path.parent / "photos", path, FakeHasher(name), commit_every=3, rebuild=rebuild)
+    index_images(
+        path.parent / "photos",
+        path,
+        FakeHasher(name),
+        commit_every=3,
+        rebuild=rebuild,
+        shards=shards,
+    )
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from concepthash.runtime.answers import Found
 from concepthash.serve.batching import Counters
 from concepthash.serve.engine import Limits, Stats
 from concepthash.serve.limits import Status
@@ -30,6 +31,7 @@ class FakeEngine:
         self.stopped = False
         self.status: Status = "ok"
         self.trouble: str | None = None
+        self.missing: tuple[str, ...] = ()
 
     async def start(self) -> None:
         pass
@@ -48,9 +50,9 @@ class FakeEngine:
             self.dropped += 1
             raise
 
-    async def search(self, code: Any, asked: Any) -> Any:
+    async def search(self, code: Any, asked: Any) -> Found:
         assert code.dtype == np.uint8
-        return await self._work()
+        return Found(await self._work(), self.missing)
 
     async def hash(self, image: bytes, *, name: str = "photo") -> Any:
         return await self._work()

@@ -76,7 +76,7 @@ def test_verify__of_an_index_file(chash: Chash, gallery: Path) -> None:
     assert chash("index", "export", gallery, "a.chx").code == 0
     assert chash("index", "verify", "a.chx").code == 0
     data = bytearray(Path("a.chx").read_bytes())
-    data[200] ^= 1
+    data[140] ^= 1
     Path("a.chx").write_bytes(data)
     result = chash("index", "verify", "a.chx")
     assert (result.code, result.out) == (1, "")

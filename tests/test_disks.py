@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,22 @@ def test_full_disk__every_commit_is_whole_or_absent(disk: Path) -> None:
     with Gallery.open(disk / "a.chg") as gallery:
         assert held(gallery) == numbered(*range(added))
         gallery.verify()
+
+
+def test_full_disk__says_so_whatever_is_left(disk: Path) -> None:
+    room = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    for left in range(0, 100_000, 4096):  # SQLite needs room for its -shm file, and calls it I/O
+        filler, path = disk / "filler", disk / "a.chg"
+        filler.write_bytes(bytes(room - left))
+        failed = None
+        try:
+            with Gallery.create(path, **MODEL) as gallery:
+                gallery.add(entries(disk, 0, 10), codes(0, 10))
+        except GalleryError as error:
+            failed = error.what
+        assert "disk is full" in failed if failed else left > 50_000
+        filler.unlink()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def test_full_disk__indexing_goes_on_once_there_is_room(disk: Path, tmp_path: Path) -> None:

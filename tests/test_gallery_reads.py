@@ -1,5 +1,7 @@
 """What a gallery tells of many images at once, and that it has changed."""
 
+import os
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -109,3 +111,55 @@ def test_names_of__refuses_a_damaged_record(tmp_path: Path, column: str) -> None
             gallery.names_of([1])
         with pytest.raises(GalleryError, match="damaged"):
             gallery.entries_of([1])
+
+
+def test_damage__none_where_a_writer_compacted_meanwhile(tmp_path: Path) -> None:
+    with filled(tmp_path, ["a"] * 60) as writer, Gallery.open(writer.path) as reader:
+        writer.remove([3, 4])
+        writer.compact()
+        assert list(reader.damage()) == []
+        reader.verify()
+        assert len(reader) == 60
+        writer.remove([5])
+        writer.compact()
+        (segment,) = (writer.path / "segments").glob("*.codes")
+        with segment.open("r+b") as file:
+            file.seek(70)
+            file.write(b"\0\0\0")
+        assert "checksum" in next(reader.damage()).what
+
+
+def test_index__where_the_folder_of_tables_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.iterdir
+
+    def gone(folder: Path) -> Iterator[Path]:
+        if folder.name == "tables":
+            raise FileNotFoundError(2, "No such file or directory", str(folder))
+        return real(folder)
+
+    with filled(tmp_path, ["a"] * 60) as gallery:
+        gallery.accelerate()
+        assert gallery.index().tables is not None
+        monkeypatch.setattr(Path, "iterdir", gone)
+        assert gallery.index().tables is None
+
+
+def test_stats__where_a_file_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.stat
+
+    def gone(path: Path, **options: bool) -> os.stat_result:
+        if path.suffix == ".codes" and not seen:
+            seen.append(path)
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path, **options)
+
+    with filled(tmp_path, ["a"] * 60) as gallery:
+        seen: list[Path] = []
+        monkeypatch.setattr(Path, "stat", gone)
+        less = gallery.stats().total_bytes
+        assert len(seen) == 1
+        assert gallery.stats().total_bytes > less

@@ -432,3 +432,19 @@ def edit_files(edit: str, a: Path, b: Path, *, number: int, clock: int) -> None:
     for file in {a, b}:
         if edit not in ("index", "unlink") and file.exists():
             touch(file, 1000 + clock)
+
+
+@pytest.mark.parametrize("year", [1901, 1969, 2038, 2107, 2300, 2400])
+def test_index__photos_from_years_that_few_clocks_show(
+    tmp_path: Path, hasher: Watched, year: int
+) -> None:
+    photo, path = tmp_path / "photos/1.png", tmp_path / "a.chg"
+    draw(photo, 1)
+    seconds = round((year - 1970) * 365.2425 * 86_400)
+    try:
+        os.utime(photo, ns=(0, seconds * 10**9 + 1))
+    except (OSError, OverflowError):
+        pytest.skip("this file system knows no such year")
+    assert index_images(photo.parent, path, hasher).added == 1
+    again = index_images(photo.parent, path, hasher)
+    assert (again.unchanged, hasher.hashed) == (1, [])

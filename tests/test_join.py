@@ -245,7 +245,7 @@ def test_split__then_merge_is_the_same_index() -> None:
 
 def test_merge__refuses_what_does_not_belong_together() -> None:
     one, other = HammingIndex(16, 2), HammingIndex(16, 1)
-    with pytest.raises(MismatchError, match="do not merge"):
+    with pytest.raises(MismatchError, match="do not go together"):
         merge([one, other])
     with pytest.raises(UsageError, match="no index"):
         merge([])

@@ -15,7 +15,7 @@ from concepthash.errors import (  # noqa: E402
 )
 from concepthash.learn.checkpoint import Run  # noqa: E402
 from concepthash.learn.config import Config, TrainConfig  # noqa: E402
-from concepthash.learn.loop import learning_rate  # noqa: E402
+from concepthash.learn.optimise import learning_rate  # noqa: E402
 from concepthash.learn.photos import EpochSampler, TrainingPhotos, augmentation  # noqa: E402
 from concepthash.learn.report import Silent  # noqa: E402
 from concepthash.learn.setup import without_effect  # noqa: E402

@@ -128,7 +128,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(case: Case, k: int, threads: int | None = 1) -> None:
     found = find(
-        case.parts, case.tables, case.queries, case.plan,
+        case.parts, [case.tables], case.queries, case.plan,
         k=k, ordered=case.ordered, radius=case.radius, threads=threads,
     )  # fmt: skip
     for q, expected in enumerate(case.answers):
@@ -165,7 +165,7 @@ def test_find_within__is_all_there_is(
     expected = within(case.parts, case.queries, case.plan, radius=radius, ordered=case.ordered)
     free(monkeypatch)
     found = find_within(
-        case.parts, case.tables, case.queries, case.plan, radius=radius, ordered=case.ordered
+        case.parts, [case.tables], case.queries, case.plan, radius=radius, ordered=case.ordered
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -189,7 +189,7 @@ def test_find__does_not_depend_on_threads(
     tables = Tables.build(parts, layout, copy_codes=copy_codes)
     expected = scan(parts, queries, plan, k=10, ordered=True)
     for threads in (1, 2, 3, 7):
-        found = find(parts, tables, queries, plan, k=10, ordered=True, threads=threads)
+        found = find(parts, [tables], queries, plan, k=10, ordered=True, threads=threads)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -225,7 +225,7 @@ def test_find__near_codes_come_from_tables(monkeypatch: pytest.MonkeyPatch) -> N
     parts, queries, plan, layout = big(500_000)
     seen = searches(monkeypatch)
     tables = Tables.build(parts, layout, copy_codes=True)
-    find(parts, tables, queries, plan, k=10, ordered=True, threads=1)
+    find(parts, [tables], queries, plan, k=10, ordered=True, threads=1)
     assert sum(count for count, _ in seen) == 40
     assert sum(gave_up for _, gave_up in seen) < 4
 
@@ -234,7 +234,7 @@ def test_find__far_queries_are_scanned_after_a_sample(monkeypatch: pytest.Monkey
     parts, queries, plan, layout = big(500_000)
     seen = searches(monkeypatch)
     tables = Tables.build(parts, layout)
-    found = find(parts, tables, ~queries, plan, k=10, ordered=True, threads=1)
+    found = find(parts, [tables], ~queries, plan, k=10, ordered=True, threads=1)
     assert seen == [(40, 40)]
     expected = scan(parts, ~queries, plan, k=10, ordered=True)
     np.testing.assert_array_equal(found.ids, expected.ids)
@@ -250,7 +250,7 @@ def test_find__after_misses_small_searches_are_scanned_at_once(
     def ask(query: np.ndarray, times: int) -> int:
         before = len(seen)
         for _ in range(times):
-            find(parts, tables, query, plan, k=10, ordered=True, threads=1)
+            find(parts, [tables], query, plan, k=10, ordered=True, threads=1)
         return len(seen) - before
 
     assert ask(queries[:, :1], 9) == 9
@@ -265,7 +265,7 @@ def test_find__equal_codes_cost_no_more_than_a_scan(monkeypatch: pytest.MonkeyPa
     seen = searches(monkeypatch)
     tables = Tables.build(parts, layout)
     plan = Plan.of(layout, [1] * 4)
-    found = find(parts, tables, np.zeros((1, 2), np.uint64), plan, k=3, ordered=True, threads=1)
+    found = find(parts, [tables], np.zeros((1, 2), np.uint64), plan, k=3, ordered=True, threads=1)
     assert found.ids.tolist() == [[0, 1, 2]] * 2
     assert seen == [(2, 2)]
 
@@ -278,8 +278,8 @@ def test_find__without_tables_or_kernel_is_the_scan(
     tables = Tables.build(parts, layout)
     expected = scan(parts, queries, plan, k=k, ordered=True)
     monkeypatch.setattr(planner, "_WORTH_IT", 0)
-    without = find(parts, None, queries, plan, k=k, ordered=True)
+    without = find(parts, [], queries, plan, k=k, ordered=True)
     monkeypatch.setenv(native.VARIABLE, "numpy")
-    numpy = find(parts, tables, queries, plan, k=k, ordered=True)
+    numpy = find(parts, [tables], queries, plan, k=k, ordered=True)
     for found in (without, numpy):
         np.testing.assert_array_equal(found.rows, expected.rows)

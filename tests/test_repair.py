@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from test_gallery import MODEL, codes, entries, flip, held, numbered
 
 from concepthash.errors import GalleryError, GalleryLocked, GalleryUnreadable
 from concepthash.runtime import codefiles, mend
+from concepthash.runtime.entries import Damage
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.repair import check, repair
 
@@ -148,7 +150,7 @@ def test_repair__records(path: Path, how: str) -> None:
     with Gallery.open(path, write=True) as gallery:
         assert held(gallery) == expected
         assert gallery.add(entries(path.parent, 30, 1), codes(30, 1)).start > 22
-        assert held(gallery) == expected | {gallery._last_id(): ("30.jpg", codes(30, 1).tobytes())}
+        assert held(gallery) == expected | {gallery.last_id(): ("30.jpg", codes(30, 1).tobytes())}
     assert report.images == len(expected)
 
 
@@ -315,3 +317,24 @@ def test_repair__is_refused_what_this_user_may_not_read(path: Path, name: str) -
     finally:
         (path / name).chmod(mode)
     assert bytes_of(path) == before
+
+
+def test_repair__what_a_writer_replaced_is_no_damage_once_it_is_locked_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("concepthash.runtime.repair")
+    first = iter([[Damage(path / "gallery.sqlite", "a segment of the gallery is missing")]])
+    monkeypatch.setattr(module, "check", lambda folder: next(first, None) or check(folder))
+    report = repair(path)
+    assert (report.damage, report.aside) == ([], None)
+    assert not list(path.glob("damaged-*"))
+
+
+def test_repair__uses_the_empty_folder_of_one_that_was_killed(path: Path) -> None:
+    (path / "damaged-1").mkdir()
+    (path / "damaged-1/.records.json.12.tmp").write_text("half")
+    flip(segment(path, "000004.codes"), 70)
+    assert repair(path).aside == path / "damaged-1"
+    assert not list(path.glob("damaged-*/.*"))
+    flip(segment(path, "000005.codes"), 70)
+    assert repair(path).aside == path / "damaged-2"

@@ -76,7 +76,8 @@ def test_engine__answers_as_the_index_does_whatever_is_asked_at_once(place: Plac
             found = await asyncio.gather(
                 *(engine.search(np.frombuffer(code, np.uint8), one) for one, code in jobs)
             )
-            assert dict(zip(jobs, found, strict=True)) == expected
+            hits = [one.hits for one in found]
+            assert dict(zip(jobs, hits, strict=True)) == expected
             assert engine.stats().searched.batches < len(jobs) / 4
 
         place.serve(work, limits=Limits(queue=len(expected)))
@@ -94,7 +95,7 @@ def test_engine__refuses_what_cannot_be_searched(place: Place) -> None:
             engine.search(CODE, Asked(k=1001)),
             return_exceptions=True,
         )
-        assert [hit.rank for hit in fine] == [1, 2]
+        assert [hit.rank for hit in fine.hits] == [1, 2]
         assert all(isinstance(error, UsageError) for error in refused)
 
     place.serve(work)
@@ -135,7 +136,7 @@ def test_engine__bounds_the_searches_that_wait(place: Place) -> None:
             with pytest.raises(Busy):
                 await refused
         gate.set()
-        assert all(len(hits) == 10 for hits in await asyncio.gather(*held))
+        assert all(len(found.hits) == 10 for found in await asyncio.gather(*held))
         assert engine.stats().searched.refused == 3
 
     place.serve(work, limits=Limits(queue=5))
@@ -160,7 +161,7 @@ def test_engine__bounds_the_photos_that_wait_in_number_and_bytes(
         with pytest.raises(Busy):
             await engine.hash(image + bytes(2 * len(image)))
         assert engine.stats().refused == 4
-        assert len(await engine.search(CODE, Asked())) == 10  # goes on meanwhile
+        assert len((await engine.search(CODE, Asked())).hits) == 10  # goes on meanwhile
         model.open.set()
         await asyncio.gather(*tasks[:3])
         assert (engine.stats().photos, engine.stats().photo_bytes) == (0, 0)
@@ -247,7 +248,7 @@ def test_engine__takes_up_commits_under_load_and_drops_nothing(place: Place) -> 
         async def client(number: int) -> None:
             for turn in itertools.count():
                 labels = ("one",) if (turn + number) % 3 == 0 else None
-                hits = await engine.search(CODE, Asked(k=100, labels=labels))
+                hits = (await engine.search(CODE, Asked(k=100, labels=labels))).hits
                 names = {Path(hit.path).stem for hit in hits}
                 assert len(names) == len(hits)
                 if labels is None:
@@ -273,7 +274,7 @@ def test_engine__takes_up_commits_under_load_and_drops_nothing(place: Place) -> 
         await asyncio.gather(*clients)
         assert engine.stats().reloads >= 6
         assert await engine.labels() == (("one", 4), ("two", 32))
-        hits = await engine.search(CODE, Asked(k=100))
+        hits = (await engine.search(CODE, Asked(k=100))).hits
         assert {Path(hit.path).stem for hit in hits} == (
             first - {"0", "1", "2", "3"} | {str(number) for number in range(20, 40)}
         )
@@ -310,17 +311,17 @@ def test_engine__goes_on_without_its_gallery_and_takes_up_the_next(place: Place)
     said: list[str] = []
 
     async def work(engine: Engine) -> None:
-        hits = await engine.search(CODE, Asked(k=5))
+        hits = (await engine.search(CODE, Asked(k=5))).hits
         place.gallery.rename(place.gallery.with_suffix(".old"))
         await until(lambda: engine.health()[0] == "degraded")
         assert "gone" in str(engine.health()[1])
-        assert await engine.search(CODE, Asked(k=5)) == hits
+        assert (await engine.search(CODE, Asked(k=5))).hits == hits
         assert (await engine.item(hits[0].id))[0].id == hits[0].id
         paint(place.photos, range(20, 25), "three")
         await asyncio.to_thread(place.index)
         await until(lambda: engine.info()["images"] == 25)
         await until(lambda: engine.health() == ("ok", None))
-        assert len(await engine.search(CODE, Asked(labels=("three",)))) == 5
+        assert len((await engine.search(CODE, Asked(labels=("three",)))).hits) == 5
 
     place.serve(work, reload_seconds=0.01, tell=said.append)
     assert "gone" in said[0]
@@ -330,16 +331,17 @@ def test_engine__goes_on_without_its_gallery_and_takes_up_the_next(place: Place)
 
 def test_engine__keeps_to_its_model_when_the_gallery_does_not(place: Place) -> None:
     async def work(engine: Engine) -> None:
-        hits = await engine.search(CODE, Asked())
+        hits = (await engine.search(CODE, Asked())).hits
         with Gallery.open(place.gallery, write=True) as gallery:
             gallery.reset(layout=gallery.layout, fingerprint="d" * 64, model="other")
         await until(lambda: engine.health()[0] == "degraded")
         assert "other" in str(engine.health()[1])
-        assert await engine.search(CODE, Asked()) == hits
+        assert (await engine.search(CODE, Asked())).hits == hits
         assert await engine.thumbnail(hits[0].id)
         await asyncio.to_thread(place.index, rebuild=True)
         await until(lambda: engine.info()["images"] == 20 and engine.health() == ("ok", None))
-        assert [hit.path for hit in await engine.search(CODE, Asked())] == [h.path for h in hits]
+        found = await engine.search(CODE, Asked())
+        assert [hit.path for hit in found.hits] == [h.path for h in hits]
 
     place.serve(work, reload_seconds=0.01)
 
@@ -371,7 +373,7 @@ def test_engine__finishes_what_it_accepted_when_it_stops(
             await engine.hash(encoded(shade(0)))
         model.open.set()
         await stopping
-        assert all(len(hits) == 10 for hits in await asyncio.gather(*searches))
+        assert all(len(found.hits) == 10 for found in await asyncio.gather(*searches))
         for number, explained in enumerate(await asyncio.gather(*photos)):
             assert np.array_equal(explained.pixels, shade(number))
         with pytest.raises(Busy, match="stopping"):
@@ -436,8 +438,8 @@ def test_engine__serves_an_empty_gallery(place: Place) -> None:
         gallery.remove([entry.id for entry in gallery.entries()])
 
     async def work(engine: Engine) -> None:
-        assert await engine.search(CODE, Asked()) == ()
-        assert await engine.search(CODE, Asked(radius=3, labels=(None,))) == ()
+        assert (await engine.search(CODE, Asked())).hits == ()
+        assert (await engine.search(CODE, Asked(radius=3, labels=(None,)))).hits == ()
         assert await engine.labels() == ()
         assert (await engine.items()).total == 0
         assert engine.info()["images"] == 0

@@ -29,11 +29,11 @@ def held(place: Place) -> Iterator[Held]:
 
 
 def found(held: Held, code: np.ndarray, asked: Asked) -> list[tuple[int, int]]:
-    ((places, (hits,)),) = held.search([(code, asked)])
+    ((places, (answer,)),) = held.search([(code, asked)])
     assert places == [0]
-    if isinstance(hits, Exception):
-        raise hits
-    return [(hit.id, hit.distance) for hit in hits]
+    if isinstance(answer, Exception):
+        raise answer
+    return [(hit.id, hit.distance) for hit in answer.hits]
 
 
 @pytest.mark.parametrize("labels", [("one",), ("two",), ("one", "two"), (None,), (None, "two")])
@@ -72,8 +72,8 @@ def test_held__refuses_a_label_no_image_has_for_those_who_asked_only(held: Held)
         answers.update(zip(places, results, strict=True))
     assert isinstance(answers[1], UsageError)
     assert "three" in str(answers[1])
-    assert len(answers[0]) == 10  # type: ignore[arg-type]
-    assert len(answers[2]) == 2  # type: ignore[arg-type]
+    assert len(answers[0].hits) == 10  # type: ignore[attr-defined]
+    assert len(answers[2].hits) == 2  # type: ignore[attr-defined]
 
 
 def test_held__keeps_filters_in_bounded_memory(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

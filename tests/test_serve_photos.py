@@ -15,10 +15,11 @@ from colour_bundle import SIDE
 from PIL import ExifTags, Image
 from serve_gallery import encoded
 
+from concepthash.bounds import MOST_SCANS, Room
 from concepthash.errors import ImageError
 from concepthash.images import Preprocess
 from concepthash.serve import photos
-from concepthash.serve.photos import MOST_SCANS, Decoder, Room, TooLarge
+from concepthash.serve.photos import Decoder, TooLarge
 from concepthash.serve.thumbnails import Thumbnails
 
 SPEC = Preprocess(SIDE, SIDE)

@@ -83,8 +83,9 @@ def test_split__holds_the_same_images_under_the_same_ids(
     path = make(tmp_path / "a.chg", 0, 20, removed=(1, 8, 13))
     before = images(path)
     paths = split(path, number, tmp_path / "out")
-    assert [p.name for p in paths] == [f"a-{n + 1}.chg" for n in range(number)]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in paths)
+    names = [f"shard-{n + 1:04}.chg" for n in range(number)]
+    assert [p.name for p in paths] == names
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "shards.json"]
     with Gallery.open(path) as whole:
         expected = held(whole)
     found: dict[int, tuple[str, bytes]] = {}

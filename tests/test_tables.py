@@ -205,7 +205,7 @@ def test_search__of_damaged_tables_ends(
         damaged[:] = block
         damaged[rng.integers(0, len(block), 2000)] ^= rng.integers(1, 256, 2000, dtype=np.uint8)
         found = find(
-            parts, Tables(layout, copy_codes, (run._replace(block=damaged),)), queries,
+            parts, [Tables(layout, copy_codes, (run._replace(block=damaged),))], queries,
             Plan.of(layout, [1, 1]), k=20, ordered=True, threads=1,
         )  # fmt: skip
         assert found.rows.max() < 70_000

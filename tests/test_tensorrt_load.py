@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,3 +199,13 @@ def test_load__an_engine_of_rtx_is_used_on_every_gpu_that_it_covers(machine: Mac
     machine.cudart.name = "NVIDIA Fake 200"
     other = machine.load(trt=rtx, form="trt-rtx", rebuild=False)
     machine.check(other)
+
+
+def test_load__files_without_end_are_not_read(machine: Machine) -> None:
+    machine.load().close()
+    os.truncate(machine.path / ENGINE, 1 << 40)  # sparse
+    with pytest.raises(BackendError, match="larger than any"):
+        machine.load(rebuild=False)
+    os.truncate(machine.path / MODEL, 1 << 40)
+    with pytest.raises(BundleError, match="larger than any"):
+        machine.load(rebuild=False)

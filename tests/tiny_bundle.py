@@ -95,6 +95,7 @@ def tiny_bundle(
         backbone="tiny",
         class_names=("one", "two"),
         concept_names=tuple(f"concept {m}" for m in range(concepts)),
+        weights=f"{seed:064x}",
     )
     path = folder / f"{manifest.name}.chb"
     return write_bundle(path, manifest, {MODEL: tiny_graph(bits, concepts, crop, seed)})

@@ -14,13 +14,14 @@ from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import BackendError, Skipped
 from concepthash.names import numbered
-from concepthash.runtime.answers import SCHEMA, Query, name_hits
-from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.answers import SCHEMA, Found, Query, most_hits, name_hits
+from concepthash.runtime.galleries import AnyGallery
 from concepthash.runtime.hasher import Hasher
 from concepthash.runtime.index import HammingIndex, Hits
 
 if TYPE_CHECKING:
     from concepthash.gpu import TorchSearcher
+    from concepthash.serve.held import AnyHeld
 
 # Hits of all queries of one step.
 _HITS_HELD = 1 << 20
@@ -39,6 +40,7 @@ class Answers:
         backend: what hashed them.
         search: what searched them.
         gallery, model: what was asked.
+        missing: of each query, the shards that gave no answer.
     """
 
     queries: tuple[Query, ...]
@@ -49,6 +51,12 @@ class Answers:
     gallery: str
     model: str
     search: str = "cpu"
+    missing: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def missing_shards(self) -> list[str]:
+        """Those that gave no answer to some query."""
+        return sorted({name for names in self.missing for name in names})
 
     @property
     def found(self) -> int:
@@ -59,14 +67,20 @@ class Answers:
         """Schema ``chash.query/1``."""
         return {
             "schema": SCHEMA,
-            "queries": [query.to_json() for query in self.queries],
+            "queries": list(self._queries()),
             "backend": self.backend,
             "search": self.search,
             "gallery": self.gallery,
             "model": self.model,
             "concept_names": list(self.concept_names),
             "skipped": skipped_json(self.skipped),
+            **_named(self.missing_shards),
         }
+
+    def _queries(self) -> Iterator[dict[str, Any]]:
+        missing = self.missing or ((),) * len(self.queries)
+        for query, names in zip(self.queries, missing, strict=True):
+            yield {**query.to_json(), **_named(names)}
 
     def lines(self, form: str, *, unicode: bool) -> Iterator[str]:
         """The answers line by line.
@@ -77,7 +91,7 @@ class Answers:
             unicode: whether a table may draw its bars.
         """
         if form == "jsonl":
-            yield from (json.dumps(query.to_json()) for query in self.queries)
+            yield from map(json.dumps, self._queries())
         elif form == "paths":
             yield from (hit.path for query in self.queries for hit in query.hits)
         elif form == "tsv":
@@ -129,13 +143,18 @@ class Answers:
         return f"{distance} {_BARS[height]}"
 
 
+def _named(missing: Sequence[str]) -> dict[str, Any]:
+    return {"missing_shards": list(missing)} if missing else {}
+
+
 def answer(
-    gallery: Gallery,
+    gallery: AnyGallery,
     hasher: Hasher,
     sources: Sequence[Path],
     asked: Asked,
     *,
     search_on: str = "cpu",
+    held: AnyHeld | None = None,
     progress: Callable[[int], None],
 ) -> Answers:
     """Hash ``sources`` and search each in the gallery.
@@ -146,6 +165,7 @@ def answer(
         sources: photos.
         asked: how many hits, by what.
         search_on: ``cpu``, ``cuda`` or ``cuda:N``; the answers are the same.
+        held: what holds the gallery, where this process does not search it.
         progress: called with how many photos are hashed.
 
     Raises:
@@ -154,11 +174,11 @@ def answer(
     """
     import numpy as np
 
-    index = gallery.index()
-    searcher = None if search_on == "cpu" else _on_device(index, search_on)
+    index = gallery.index() if held is None else None
+    searcher = None if search_on == "cpu" or index is None else _on_device(index, search_on)
     skipped = Skipped()
     read: list[Path] = []
-    codes = [np.empty((0, gallery.layout.nbytes), np.uint8)]
+    codes = [np.empty((0, hasher.layout.nbytes), np.uint8)]
     for done, (source, hashed) in enumerate(zip(sources, hasher.hash(sources), strict=True), 1):
         if hashed.code is None:
             skipped.add(source, hashed.error.what if hashed.error else "unreadable")
@@ -166,22 +186,31 @@ def answer(
             read.append(source)
             codes.append(hashed.code[None])
         progress(done)
-    found = np.concatenate(codes)
+    hashed_codes = np.concatenate(codes)
     names = hasher.bundle.manifest.concept_names
-    queries = []
-    for start, hits in _search(index, found, asked, hasher.threads, searcher):
-        named = name_hits(gallery, hits.ids, hits.distances, hits.per_concept)
-        for row, own in enumerate(named, start):
-            queries.append(Query(str(read[row]), to_hex(found[row]), own, names))
+    if held is not None:
+        found = _ask(held, hashed_codes, asked)
+    else:
+        assert index is not None
+        found = [
+            Found(hits)
+            for some in _search(index, hashed_codes, asked, hasher.threads, searcher)
+            for hits in name_hits(gallery, some.ids, some.distances, some.per_concept)
+        ]
+    queries = [
+        Query(str(source), to_hex(code), one.hits, names)
+        for source, code, one in zip(read, hashed_codes, found, strict=True)
+    ]
     return Answers(
         queries=tuple(queries),
+        missing=tuple(one.missing for one in found),
         skipped=skipped,
         concept_names=names,
         sub_bits=gallery.layout.sub_bits,
         backend=hasher.backend,
         gallery=str(gallery.path),
         model=str(hasher.bundle.path),
-        search="cpu" if searcher is None else searcher.backend,
+        search="ray" if held is not None else "cpu" if searcher is None else searcher.backend,
     )
 
 
@@ -207,24 +236,39 @@ def _search(
     asked: Asked,
     threads: int,
     searcher: TorchSearcher | None,
-) -> Iterator[tuple[int, Hits]]:
-    """The hits of every query, in bounded steps: the first query of a step, and its hits."""
+) -> Iterator[Hits]:
+    """The hits of every query, in bounded steps."""
     k = len(index) if asked.top is None else min(asked.top, len(index))
     step = max(1, _HITS_HELD // max(k, 1))
+    by: Any = {"concepts": asked.concepts, "weights": asked.weights, "radius": asked.radius}
     for first in range(0, len(codes), step):
         some = codes[first : first + step]
-        if asked.top is None and asked.radius is not None:
-            near = index.within(
-                some,
-                asked.radius,
-                concepts=asked.concepts,
-                weights=asked.weights,
-                threads=threads,
-            )
-            k = int((near.offsets[1:] - near.offsets[:-1]).max())
-        by: Any = {"concepts": asked.concepts, "weights": asked.weights, "radius": asked.radius}
+        k = most_hits(index, some, asked.top, threads=threads, **by)
         if searcher is not None:
-            hits = searcher.search(some, k, **by)
+            yield searcher.search(some, k, **by)
         else:
-            hits = index.search(some, k, threads=threads, **by)
-        yield first, hits
+            yield index.search(some, k, threads=threads, **by)
+
+
+def _ask(held: AnyHeld, codes: Any, asked: Asked) -> list[Found]:
+    """What shards elsewhere find for every query.
+
+    Raises:
+        BackendError: if none of them answers.
+    """
+    from concepthash.serve.held import Asked as Search
+
+    concepts, weights = asked.concepts, asked.weights
+    search = Search(
+        asked.top,
+        asked.radius,
+        None if concepts is None else tuple(concepts),
+        None if weights is None else tuple(weights),
+    )
+    found: dict[int, Found] = {}
+    for places, answers in held.search([(code, search) for code in codes]):
+        for place, one in zip(places, answers, strict=True):
+            if isinstance(one, Exception):
+                raise one
+            found[place] = one
+    return [found[place] for place in range(len(codes))]

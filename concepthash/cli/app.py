@@ -37,7 +37,8 @@ PARTS = {
         "merge": "Make one gallery of several.",
         "split": "Share a gallery among shards.",
         "import": "Make an index file of other programs' codes.",
-        "export": "Write the codes of a gallery as a file.",
+        "export": "Write the codes of a gallery as a file, or for a database.",
+        "push": "Publish a gallery behind a URL.",
     },
     "concepts": {
         "show": "The same as without a part.",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from concepthash.cli import options
 from concepthash.cli.explain_files import check_pages, write_file
 from concepthash.cli.explain_parts import SPLITS
@@ -34,7 +32,7 @@ EXAMPLES = (
 def command(
     gallery: Annotated[
         Path | None,
-        typer.Argument(help="A gallery; by default the newest here.", metavar="GALLERY"),
+        options.gallery_argument("A gallery; by default the newest here."),
     ] = None,
     out: Annotated[
         Path | None, switch("--out", "-o", text="The page; by default NAME-atlas.html here.")

@@ -38,7 +38,12 @@ def command(
     ] = None,
     gallery: Annotated[
         Path | None,
-        setting("--gallery", "-g", text="Show the images that share a sub-code in this gallery."),
+        setting(
+            "--gallery",
+            "-g",
+            text="Show the images that share a sub-code in this gallery.",
+            parser=options.path,
+        ),
     ] = None,
     top: Annotated[int, switch("--top", "-k", text="Sub-codes a concept, the most frequent.")] = 8,
     examples: Annotated[int, switch("--examples", text="Photos a sub-code in the JSON.")] = 3,

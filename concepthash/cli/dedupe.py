@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from concepthash.cli import options
 from concepthash.cli.asked import check_radius
 from concepthash.cli.options import check_threads, setting, switch
@@ -27,9 +25,7 @@ FORMATS = ("table", "json", "paths")
 
 
 def command(
-    gallery: Annotated[
-        Path, typer.Argument(help="A gallery, or a file of codes.", metavar="GALLERY")
-    ],
+    gallery: Annotated[Path, options.gallery_argument("A gallery, or a file of codes.")],
     radius: Annotated[
         int,
         setting(

@@ -13,7 +13,7 @@ from concepthash.errors import ImageError
 if TYPE_CHECKING:
     from concepthash.cli.answers import Answers
     from concepthash.cli.asked import Asked
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.galleries import AnyGallery
     from concepthash.runtime.hasher import Hasher
 
 INDEX = "index.html"
@@ -37,7 +37,7 @@ def _stems(queries: int) -> list[str]:
 def write_pages(
     folder: Path,
     answers: Answers,
-    gallery: Gallery,
+    gallery: AnyGallery,
     hasher: Hasher,
     asked: Asked,
     output: Output,

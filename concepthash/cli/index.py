@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
 from concepthash.cli import options
-from concepthash.cli.hashing import chosen_model, open_hasher
+from concepthash.cli.hashing import chosen_model
 from concepthash.cli.index_parts.accelerate import build
-from concepthash.cli.options import check_threads, setting, switch
+from concepthash.cli.options import check_engine, check_threads, setting, switch
+from concepthash.cli.outfile import check_file
 from concepthash.cli.output import Output, display
+from concepthash.cli.pool import Hands, Hashing, Pool, cluster, local
 from concepthash.cli.stores import check_gallery
 from concepthash.errors import NothingFound, UsageError
 
 if TYPE_CHECKING:
     from concepthash.runtime.entries import IndexReport
-    from concepthash.runtime.hasher import Hasher
+    from concepthash.runtime.sources import PhotoSource
 
 EXAMPLES = (
     "chash index ./gallery               the newest bundle, into gallery.chg",
     "chash index ./gallery --model bird.chb --out birds.chg",
     "chash index ./gallery --rebuild     for another model",
     "chash index ./verify                a folder that is named like a part",
+    "chash index s3://bucket/photos --engine ray --shards 8",
 )
 
 _PRUNE: dict[str, bool | Literal["all"]] = {"gone": True, "all": "all", "none": False}
@@ -31,7 +35,10 @@ _PRUNE: dict[str, bool | Literal["all"]] = {"gone": True, "all": "all", "none": 
 
 def command(
     sources: Annotated[
-        list[Path], typer.Argument(help="Photos and folders of photos.", metavar="SOURCE...")
+        list[str],
+        typer.Argument(
+            help="Photos, folders and patterns of them, URLs, Parquet files.", metavar="SOURCE..."
+        ),
     ],
     model: options.Model = None,
     out: Annotated[
@@ -64,6 +71,33 @@ def command(
     ] = False,
     copy_codes: options.CopyCodes = False,
     dry_run: options.DryRun = False,
+    shards: Annotated[
+        int | None,
+        switch("--shards", text="How many a new gallery has; by default it is a single one."),
+    ] = None,
+    failed: Annotated[
+        Path | None,
+        switch("--failed", text="Write the photos that were left out, and why: .csv or .parquet."),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        setting("--image-column", text="Parquet column of the photos, or of their paths."),
+    ] = None,
+    label_column: options.LabelColumn = None,
+    engine: options.Engine = "local",
+    address: options.Address = None,
+    workers: Annotated[
+        int | None,
+        setting("--workers", text="With ray: how many; by default as the cluster has room for."),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None,
+        setting("--cpus-per-worker", text="With ray: and as many threads; by default up to 4."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        setting("--gpus-per-worker", text="With ray: 1, or a part of one; by default none."),
+    ] = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -75,7 +109,7 @@ def command(
     """Bring a gallery up to date with folders of photos."""
     output = Output(as_json=as_json)
     if out is not None:
-        check_gallery(out)
+        check_gallery(out, write=True)
     if label not in ("folder", "none"):
         raise UsageError(
             f"unknown label source {label!r}", where="--label", hint="--label folder, or none"
@@ -86,70 +120,98 @@ def command(
         raise UsageError(
             "codes are copied into tables only", where="--copy-codes", hint="--accelerate"
         )
+    if shards is not None and shards < 1:
+        raise UsageError(f"{shards} shards hold nothing", where="--shards", hint="--shards 4")
     check_threads(threads)
-    model = chosen_model(model, output)
-    if out is None:
-        out = Path(f"{sources[0].resolve().name or 'root'}.chg")
-        output.choice("gallery", out, "named after the source")
-    total = _count(sources, out)
+    check_engine(engine, address)
+    check_file(failed, "--failed")
+    pool = Pool(address, workers, cpus_per_worker, gpus_per_worker)
+    pool.check(engine)
+    if failed is not None:
+        from concepthash.runtime.failed import check_table
 
-    hasher = open_hasher(
-        model, output, device=device, threads=threads, batch_size=batch_size,
-        backend=backend, precision=precision,
-    )  # fmt: skip
-    output.note(f"backend: {hasher.backend}")
-    report = _index(
-        sources, out, hasher, label=label, rebuild=rebuild, dry_run=dry_run,
-        prune=_PRUNE["none" if no_prune else prune], total=total, output=output,
-    )  # fmt: skip
+        check_table(failed)
+    model = chosen_model(model, output)
+    opened, total = _open_sources(sources, image_column, label_column)
+    if out is None:
+        out = _gallery_of(opened[0].given)
+        output.choice("gallery", out, "named after the source")
+    if not total and not out.exists():
+        raise NothingFound(
+            "no photos there", where=", ".join(sources), hint=f"ls {display(sources[0])}"
+        )
+    hashing = Hashing(device, threads, batch_size, backend, precision)
+    with (
+        local(model, hashing, output)
+        if engine == "local"
+        else cluster(model, hashing, pool, output, dry_run=dry_run)
+    ) as hands:
+        report = _index(
+            opened, out, hands, label=label, rebuild=rebuild, dry_run=dry_run, shards=shards,
+            prune=_PRUNE["none" if no_prune else prune], total=total, output=output,
+        )  # fmt: skip
+    if failed is not None:
+        from concepthash.runtime.failed import write_table
+
+        write_table(failed, report.skipped)
     covered = None
     if accelerate and not dry_run:
         covered = build(out, copy_codes=copy_codes, threads=threads)
         output.note(f"tables: {covered} codes")
-    _tell(report, out, hasher, dry_run, covered, output)
+    _tell(report, out, hands, dry_run, covered, output)
+    output.skips(report.skipped, record="" if failed is None else display(failed))
 
 
-def _count(sources: list[Path], gallery: Path) -> int:
-    """How many files there are to look at.
+def _open_sources(
+    names: list[str], image: str | None, label: str | None
+) -> tuple[list[PhotoSource], int]:
+    """The sources, and how many photos there are to look at.
 
     Raises:
-        NothingFound: if none, and no gallery whose images might be gone.
+        UsageError: if one is not there.
     """
-    from concepthash.images import find_images
+    from concepthash.runtime.sources import Columns, open_sources
 
-    total = sum(1 for _ in find_images(sources))
-    if not total and not gallery.exists():
-        raise NothingFound(
-            "no photos there",
-            where=", ".join(map(str, sources)),
-            hint=f"ls {display(sources[0])}",
-        )
-    return total
+    opened = open_sources(names, Columns(image, label))
+    return opened, sum(source.count() for source in opened)
+
+
+def _gallery_of(source: Path) -> Path:
+    """The gallery of a source, in this folder: named after it."""
+    from concepthash.runtime.entries import Url
+
+    if isinstance(source, Url):
+        parts = urlsplit(str(source))
+        name = Path(parts.path).name or parts.netloc
+    else:
+        name = source.resolve().name or "root"
+    return Path(f"{name.removesuffix('.parquet')}.chg")
 
 
 def _index(
-    sources: list[Path],
+    sources: list[PhotoSource],
     gallery: Path,
-    hasher: Hasher,
+    hands: Hands,
     *,
     label: str,
     rebuild: bool,
     prune: bool | Literal["all"],
     dry_run: bool,
+    shards: int | None,
     total: int,
     output: Output,
 ) -> IndexReport:
     from concepthash.runtime.indexing import index_images
 
-    label_from: Literal["folder"] | None = "folder" if label == "folder" else None
     return index_images(
         sources,
         gallery,
-        hasher,
-        label_from=label_from,
+        hands.engine,
+        label_from="folder" if label == "folder" else None,
         rebuild=rebuild,
         prune=prune,
         dry_run=dry_run,
+        shards=shards,
         progress=lambda report: output.progress("indexing", report.seen, total),
     )
 
@@ -157,7 +219,7 @@ def _index(
 def _tell(
     report: IndexReport,
     gallery: Path,
-    hasher: Hasher,
+    hands: Hands,
     dry_run: bool,
     covered: int | None,
     output: Output,
@@ -166,8 +228,9 @@ def _tell(
         return {
             "schema": "chash.index/1",
             "gallery": str(gallery),
-            "model": str(hasher.bundle.path),
-            "backend": hasher.backend,
+            "model": str(hands.bundle.path),
+            "backend": hands.backend,
+            **hands.about(),
             "dry_run": dry_run,
             "accelerated": covered,
             **report.to_json(),
@@ -178,4 +241,3 @@ def _tell(
         output.note(report.pace)
     if not dry_run and report.seen > len(report.skipped):
         output.hint(f"chash query IMAGE --gallery {display(gallery)}")
-    output.skips(report.skipped)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from concepthash.cli import options
 from concepthash.cli.kinds import kind_of
 from concepthash.cli.output import Output
 from concepthash.errors import CheckpointError
+from concepthash.files import reason
+
+_LARGEST = 1 << 26  # bytes of a record of a run
 
 EXAMPLES = (
     "chash inspect runs/cub              a run: settings, epochs, figures",
@@ -24,8 +25,8 @@ EXAMPLES = (
 def command(
     path: Annotated[
         Path,
-        typer.Argument(
-            help="A run, bundle, ONNX model, gallery, index file or code file.", metavar="PATH"
+        options.gallery_argument(
+            "A run, bundle, ONNX model, gallery, index file or code file.", "PATH"
         ),
     ],
     as_json: options.Json = False,
@@ -45,20 +46,21 @@ def command(
 
 def _run(path: Path) -> dict[str, Any]:
     config, record = _object(path / "config.json"), _object(path / "run.json")
-    model = config.get("model", {})
+    model, data, train = (_part(config, name) for name in ("model", "data", "train"))
     report = path / "eval.json"
     measured = _object(report) if report.is_file() else {}
+    classes = record.get("class_names")
     return {
         "format_version": record.get("format_version"),
         "bits": model.get("bits"),
         "concepts": model.get("concepts"),
         "backbone": model.get("backbone"),
-        "guidance": record.get("guidance", {}).get("source"),
-        "data": config.get("data", {}).get("root"),
-        "classes": len(record.get("class_names", ())),
-        "epochs": f"{_epochs(path)} of {config.get('train', {}).get('epochs')}",
+        "guidance": _part(record, "guidance").get("source"),
+        "data": data.get("root"),
+        "classes": len(classes) if isinstance(classes, list) else None,
+        "epochs": f"{_epochs(path)} of {train.get('epochs')}",
         "checkpoints": [n for n in ("best", "last") if (path / f"{n}.safetensors").is_file()],
-        "test_map": measured.get("map", {}).get("expected"),
+        "test_map": _part(measured, "map").get("expected"),
         "versions": record.get("versions"),
         "bytes": _bytes(path),
     }
@@ -82,7 +84,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "concept_names": list(manifest.concept_names),
         "checkpoint": manifest.training.get("checkpoint"),
         "epoch": manifest.training.get("epoch"),
-        "test_map": manifest.metrics.get("map", {}).get("expected"),
+        "test_map": _part(manifest.metrics, "map").get("expected"),
         "artifacts": [str(artifact) for artifact in manifest.artifacts],
         "files": list(manifest.files),
         "bytes": _bytes(path),
@@ -90,10 +92,16 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _gallery(path: Path) -> dict[str, Any]:
+    from concepthash.runtime.galleries import open_gallery
     from concepthash.runtime.gallery import Gallery
 
-    with Gallery.open(path) as gallery:
-        return gallery.stats().to_json()
+    with open_gallery(path) as gallery:
+        facts = gallery.stats().to_json()
+        if not isinstance(gallery, Gallery):
+            facts["shards"] = {
+                name: len(shard) for name, shard in zip(gallery.names, gallery.shards, strict=True)
+            }
+    return facts
 
 
 def _index(path: Path) -> dict[str, Any]:
@@ -133,18 +141,31 @@ _READERS = {
 
 def _object(path: Path) -> dict[str, Any]:
     # Not through learn.checkpoint, which needs torch.
+    hint = "copy the run again from where it was trained, or train again: chash train DATA"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read: {error}", where=path) from None
+        if not path.is_file():
+            raise OSError("no such file, or not a regular one")
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
+        value = json.loads(text.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot be read: {reason(error)}", where=path, hint=hint) from None
     if not isinstance(value, dict):
-        raise CheckpointError("damaged: not a JSON object", where=path)
+        raise CheckpointError("damaged: not a JSON object", where=path, hint=hint)
     return value
 
 
-def _epochs(path: Path) -> int:
+def _part(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object within an object; empty if there is none."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _epochs(path: Path) -> object:
     progress = path / "last.json"
-    return int(_object(progress).get("epoch", 0)) if progress.is_file() else 0
+    return _object(progress).get("epoch", 0) if progress.is_file() else 0
 
 
 def _bytes(path: Path) -> int:

@@ -12,6 +12,7 @@ Kind = Literal["run", "bundle", "model", "gallery", "index", "codes"]
 _MARKS: dict[str, Kind] = {
     "manifest.json": "bundle",
     "gallery.sqlite": "gallery",
+    "shards.json": "gallery",
     "run.json": "run",
 }
 _INDEX_MAGIC = b"\x89CHIDX\r\n"

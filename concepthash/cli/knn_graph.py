@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from concepthash.cli import options
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output
@@ -23,9 +21,7 @@ EXAMPLES = (
 
 
 def command(
-    gallery: Annotated[
-        Path, typer.Argument(help="A gallery, or a file of codes.", metavar="GALLERY")
-    ],
+    gallery: Annotated[Path, options.gallery_argument("A gallery, or a file of codes.")],
     out: Annotated[Path, switch("--out", "-o", text="NAME.npz or NAME.parquet.")],
     top: Annotated[int, setting("--top", "-k", text="Neighbours an image.")] = 10,
     threads: options.Threads = None,
@@ -58,6 +54,8 @@ def command(
             threads=threads,
             progress=lambda done: output.progress("searching", done, len(store.index)),
         )
+        if store.gallery is not None:  # shards lie one after another
+            graph = graph.by_id()
     save_graph(graph, out)
     output.result(
         f"{out}: the {k} nearest of {len(graph.ids)} codes",

@@ -132,14 +132,17 @@ def newest_gallery(named_by: str = "--gallery NAME.chg") -> Path:
     Raises:
         UsageError: if there is none.
     """
-    found = _newest(p for p in Path().glob("*.chg/gallery.sqlite") if _visible(p.parent))
+    # A commit to a sharded gallery changes a shard of it, and not its list of them.
+    patterns = ("*.chg/gallery.sqlite", "*.chg/shards.json", "*.chg/*.chg/gallery.sqlite")
+    marks = (mark for pattern in patterns for mark in Path().glob(pattern))
+    found = _newest(mark for mark in marks if _visible(Path(mark.parts[0])))
     if found is None:
         raise UsageError(
             "no gallery was named, and there is none here",
             where="*.chg",
             hint=f"{named_by}, or make one: chash index FOLDER",
         )
-    return found.parent
+    return Path(found.parts[0])
 
 
 def _newest(paths: Iterable[Path]) -> Path | None:

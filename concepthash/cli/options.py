@@ -23,7 +23,31 @@ BACKEND_NAMES = (
 """Those of :data:`concepthash.runtime.backends.BACKENDS`, which is not loaded to print help."""
 
 
-def setting(*names: str, text: str, env: str | None = None, values: Sequence[str] = ()) -> Any:
+def path(text: str) -> Path:
+    """A path as it is named; for the URL of a published gallery, its copy on this machine.
+
+    Raises:
+        GalleryError: if the gallery cannot be fetched.
+    """
+    if "://" not in text:
+        return Path(text)
+    from concepthash.runtime.remote import fetch, is_url
+
+    return fetch(text) if is_url(text) else Path(text)
+
+
+def gallery_argument(text: str, metavar: str = "GALLERY") -> Any:
+    """An argument that names a gallery to read, here or behind a URL."""
+    return typer.Argument(help=text, metavar=metavar, parser=path)
+
+
+def setting(
+    *names: str,
+    text: str,
+    env: str | None = None,
+    values: Sequence[str] = (),
+    parser: Callable[[str], Any] | None = None,
+) -> Any:
     """An option that can also be set as ``CHASH_<NAME>``.
 
     Args:
@@ -31,9 +55,11 @@ def setting(*names: str, text: str, env: str | None = None, values: Sequence[str
         text: its help.
         env: the variable, where the name alone would have two meanings.
         values: what the shell offers to complete.
+        parser: makes the value of what was typed.
     """
     variable = env or "CHASH_" + names[0].lstrip("-").replace("-", "_").upper()
-    return typer.Option(*names, help=text, envvar=variable, autocompletion=_offer(values))
+    offer = _offer(values)
+    return typer.Option(*names, help=text, envvar=variable, autocompletion=offer, parser=parser)
 
 
 def switch(*names: str, text: str, values: Sequence[str] = ()) -> Any:
@@ -53,6 +79,22 @@ def check_threads(threads: int | None) -> None:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot work", where="--threads", hint="--threads 1")
+
+
+def check_engine(engine: str, address: str | None) -> None:
+    """Refuse an engine that is none, and an address for the one that needs none.
+
+    Raises:
+        UsageError: for either.
+    """
+    if engine not in _ENGINES:
+        raise UsageError(
+            f"unknown engine {engine!r}", where="--engine", hint="--engine ray, or local"
+        )
+    if address is not None and engine != "ray":
+        raise UsageError(
+            "an address is that of a Ray cluster", where="--address", hint="--engine ray"
+        )
 
 
 def check_checkpoint(name: str | None) -> None:
@@ -120,6 +162,23 @@ Precision = Annotated[
         values=PRECISIONS,
     ),
 ]
+_ENGINES = ("local", "ray")
+Engine = Annotated[
+    str,
+    setting(
+        "--engine",
+        text="What does the work: local, this process; or ray, workers of a Ray cluster.",
+        values=_ENGINES,
+    ),
+]
+Address = Annotated[
+    str | None,
+    setting(
+        "--address",
+        text="The Ray cluster: host:port, or auto for the one this machine is a part of; by "
+        "default one of this machine alone, for as long as the command runs.",
+    ),
+]
 Threads = Annotated[int | None, setting("--threads", text="CPU threads; by default all.")]
 BatchSize = Annotated[int | None, setting("--batch-size", "--batch", text="Images a step.")]
 
@@ -132,7 +191,9 @@ Layout = Annotated[
     ),
 ]
 PathColumn = Annotated[str | None, setting("--path-column", text="CSV column of the photo.")]
-LabelColumn = Annotated[str | None, setting("--label-column", text="CSV column of the class.")]
+LabelColumn = Annotated[
+    str | None, setting("--label-column", text="Column of the class, in a CSV or Parquet file.")
+]
 SplitColumn = Annotated[str | None, setting("--split-column", text="CSV column of the split.")]
 Level = Annotated[
     str | None,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from concepthash.cli import options
+from concepthash.cli import options, replicas
 from concepthash.cli.asked import Asked
 from concepthash.cli.explain_files import check_pages
 from concepthash.cli.explain_hits import INDEX, page_names, write_pages
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.locate import bundles, check_model, newest_gallery
 from concepthash.cli.options import check_threads, setting, switch
-from concepthash.cli.output import Output, display
+from concepthash.cli.output import Output, display, printable
 from concepthash.cli.stores import open_gallery
 from concepthash.errors import (
     BundleError,
@@ -29,7 +30,7 @@ from concepthash.errors import (
 if TYPE_CHECKING:
     from concepthash.bundle import Bundle
     from concepthash.cli.answers import Answers
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.galleries import AnyGallery
 
 EXAMPLES = (
     "chash query img.jpg --top 10        in the newest gallery here",
@@ -38,9 +39,12 @@ EXAMPLES = (
     "chash query img.jpg --weights 2,1,0,1",
     "chash query img.jpg --weights wing=2   a concept named by chash concepts name",
     "chash query img.jpg --radius 4 --top all",
+    "chash query img.jpg --engine ray --address auto --replicas 2",
     "chash query img.jpg --explain why   pages with heat maps: same head, other wing?",
     "find new/ -name '*.jpg' -print0 | chash query - -0 --format paths",
 )
+PARTIAL = 3
+"""The exit code where shards gave no answer."""
 FORMATS = ("table", "tsv", "jsonl", "paths", "json")
 
 
@@ -51,7 +55,12 @@ def command(
     ],
     gallery: Annotated[
         Path | None,
-        setting("--gallery", "-g", text="Gallery; by default the newest *.chg in this folder."),
+        setting(
+            "--gallery",
+            "-g",
+            text="Gallery, or its URL; by default the newest *.chg in this folder.",
+            parser=options.path,
+        ),
     ] = None,
     model: options.Model = None,
     top: Annotated[str, setting("--top", "-k", text="Hits an image, or all.")] = "10",
@@ -97,6 +106,11 @@ def command(
         Path | None,
         switch("--explain", text="Folder for pages and pictures of why: hits.html, hits.png."),
     ] = None,
+    engine: options.Engine = "local",
+    address: options.Address = None,
+    count: replicas.Count = None,
+    cpus_per_replica: replicas.Cpus = None,
+    shard_timeout: replicas.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = None,
     backend: options.Backend = None,
@@ -112,6 +126,10 @@ def command(
     asked = Asked.parse(top, radius)
     check_threads(threads)
     check_search_device(search_on)
+    elsewhere = replicas.Replicas(address, count, cpus_per_replica, shard_timeout)
+    elsewhere.check(engine)
+    if engine == "ray" and search_on != "cpu":
+        raise UsageError("replicas search on CPUs", where="--search-on", hint="--engine local")
     if gallery is None:
         gallery = newest_gallery()
         output.choice("gallery", gallery, "the newest here")
@@ -130,10 +148,14 @@ def command(
             bundle, output, device=device, threads=threads, batch_size=None,
             backend=backend, precision=precision,
         )  # fmt: skip
-        answers = answer(
-            opened, hasher, sources, asked, search_on=search_on,
-            progress=lambda done: output.progress("querying", done, len(sources)),
+        held = nullcontext() if engine == "local" else elsewhere.serving(
+            gallery, opened, lasting=False, tell=lambda line: output.note(printable(line))
         )  # fmt: skip
+        with output.only_results(), held as shards:
+            answers = answer(
+                opened, hasher, sources, asked, search_on=search_on, held=shards,
+                progress=lambda done: output.progress("querying", done, len(sources)),
+            )  # fmt: skip
         if explain is not None:
             pages = write_pages(explain, answers, opened, hasher, asked, output)
     if not answers.queries:
@@ -178,8 +200,13 @@ def check_search_device(name: str) -> None:
 
 
 def _end(answers: Answers, gallery: Path, radius: int | None, output: Output) -> None:
-    if answers.found:
+    if answers.missing_shards:
+        named = ", ".join(map(printable, answers.missing_shards))
+        output.note(f"the answer is partial: {named} gave none, its images are left out")
+    if answers.found or answers.missing_shards:
         output.skips(answers.skipped, record="the --json report")
+        if answers.missing_shards:
+            raise typer.Exit(PARTIAL)
         return
     if radius is None:
         hint = f"chash index FOLDER --out {display(gallery)}"
@@ -218,7 +245,7 @@ def _names(end: str) -> Iterator[str]:
             yield name
 
 
-def bundle_of(gallery: Gallery, output: Output, *, named: Path | None = None) -> Bundle:
+def bundle_of(gallery: AnyGallery, output: Output, *, named: Path | None = None) -> Bundle:
     """The bundle a gallery was made with: the one that was named, or one found by fingerprint.
 
     Raises:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from concepthash.cli import options
+from concepthash.cli import options, replicas
 from concepthash.cli.extras import needs
 from concepthash.cli.locate import newest_gallery
 from concepthash.cli.options import check_threads, setting, switch
@@ -23,6 +22,7 @@ EXAMPLES = (
     "chash serve --open                  the newest gallery here, in the browser",
     "chash serve birds.chg --port 0      on a free port",
     "CHASH_TOKEN=... chash serve birds.chg --host 0.0.0.0",
+    "chash serve birds.chg --engine ray --address auto --replicas 2",
 )
 SHORTEST_TOKEN = 16
 
@@ -30,8 +30,8 @@ SHORTEST_TOKEN = 16
 def command(
     gallery: Annotated[
         Path | None,
-        typer.Argument(
-            help="Gallery; by default the newest *.chg in this folder.", metavar="[GALLERY]"
+        options.gallery_argument(
+            "Gallery, or its URL; by default the newest *.chg in this folder.", "[GALLERY]"
         ),
     ] = None,
     host: Annotated[
@@ -60,6 +60,11 @@ def command(
     timeout: Annotated[
         float, setting("--timeout", text="Seconds for a body to come, and for its answer.")
     ] = 30.0,
+    engine: options.Engine = "local",
+    address: options.Address = None,
+    count: replicas.Count = None,
+    cpus_per_replica: replicas.Cpus = None,
+    shard_timeout: replicas.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = None,
     backend: options.Backend = None,
@@ -82,6 +87,8 @@ def command(
     _check("--queue", queue, 1, 65536)
     _check("--timeout", timeout, 1, 3600)
     token = _token(token, token_file)
+    elsewhere = replicas.Replicas(address, count, cpus_per_replica, shard_timeout)
+    elsewhere.check(engine)
     with needs("serve"):
         from concepthash.serve.engine import Engine, Limits
         from concepthash.serve.server import listening, reach, serve, url_of
@@ -91,12 +98,20 @@ def command(
     with open_gallery(gallery) as opened:
         bundle = bundle_of(opened, output, named=model)
         images = len(opened)
+
+    def tell(line: str) -> None:
+        output.note(printable(line))
+
     bound = listening(host, port, token=token is not None)
-    with bound:
+    held = nullcontext() if engine == "local" else elsewhere.serving(
+        gallery, opened, lasting=True, tell=tell
+    )  # fmt: skip
+    with bound, held as shards:
         limits = Limits(upload_bytes=max_upload << 20, pixels=max_pixels, queue=queue)
-        engine = Engine(
-            gallery, bundle, device=device or "auto", threads=threads, backend=backend or "auto",
-            precision=precision, limits=limits, tell=lambda line: output.note(printable(line)),
+        answers = Engine(
+            opened.path, bundle, device=device or "auto", threads=threads,
+            backend=backend or "auto", precision=precision, limits=limits, tell=tell,
+            held=None if shards is None else lambda *_: shards,
         )  # fmt: skip
         if not images:
             command = f"chash index FOLDER --out {display(gallery)}"
@@ -116,7 +131,7 @@ def command(
                 threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
         serve(
-            engine, bound, host=host, token=token, limits=limits, seconds=timeout, ready=ready,
+            answers, bound, host=host, token=token, limits=limits, seconds=timeout, ready=ready,
             log=(lambda line: output.note(printable(line))) if verbose else None,
         )  # fmt: skip
 

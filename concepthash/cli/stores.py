@@ -11,28 +11,33 @@ from concepthash.cli.output import display
 from concepthash.errors import GalleryError, UsageError
 
 if TYPE_CHECKING:
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.galleries import AnyGallery
     from concepthash.runtime.index import HammingIndex
 
 
-def open_gallery(path: Path, *, write: bool = False) -> Gallery:
+def open_gallery(path: Path, *, write: bool = False) -> AnyGallery:
     """The gallery that was named.
 
     Raises:
         GalleryError: if it is a file, is missing or cannot be opened.
         GalleryLocked: to write, while another process does.
     """
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime import galleries
 
-    return Gallery.open(check_gallery(path), write=write)
+    return galleries.open_gallery(check_gallery(path, write=write), write=write)
 
 
-def check_gallery(path: Path) -> Path:
+def check_gallery(path: Path, *, write: bool = False) -> Path:
     """The gallery that was named; a file, a bundle or a run is refused with what to give.
 
     Raises:
         GalleryError: if it is one of them.
+        UsageError: to write, behind a URL.
     """
+    if write:
+        from concepthash.runtime.galleries import local_gallery
+
+        local_gallery(path, write=True)
     if path.is_file():
         raise GalleryError(
             "a file, not a gallery: a gallery is a folder NAME.chg",
@@ -68,7 +73,7 @@ class Store:
 
         if not path.exists():
             raise UsageError("no such gallery or file", where=path, hint=f"ls {path.parent}")
-        self.gallery: Gallery | None = None
+        self.gallery: AnyGallery | None = None
         if path.is_dir():
             self.gallery = open_gallery(path)
             self.index: HammingIndex = self.gallery.index()

@@ -10,11 +10,13 @@ import typer
 import concepthash
 from concepthash.cli import options
 from concepthash.cli.extras import needs
+from concepthash.cli.group import INTERRUPTED
 from concepthash.cli.locate import check_run, newest_run, next_run
 from concepthash.cli.options import check_threads, setting, switch
 from concepthash.cli.output import Output, display, skipped_json
 from concepthash.cli.settings import as_toml, by_origin, run_config
-from concepthash.errors import UsageError
+from concepthash.errors import ConceptHashError, UsageError
+from concepthash.learn.launcher import place
 
 if TYPE_CHECKING:
     from concepthash.learn.config import Config
@@ -26,6 +28,7 @@ EXAMPLES = (
     "chash train birds.csv --label-column species --weights vit.safetensors --offline",
     "chash train photos/ --set train.views=4 --set data.cache_mb=512",
     "chash train --resume",
+    "torchrun --nproc-per-node 2 -m concepthash train photos/",
 )
 
 # Option -> where it goes in the configuration. Everything else is reached with --set.
@@ -145,6 +148,11 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on labelled photos and evaluate it."""
+    rank, processes = place()
+    if rank:
+        if not dry_run:
+            _follow(threads)
+        return
     output = Output(as_json=as_json)
     output.note(f"chash {concepthash.__version__} train")
     check_threads(threads)
@@ -163,7 +171,31 @@ def command(
             out = next_run(settings.data.root, settings.model.bits)
             output.choice("run", out, "the next free name")
         result = _train(settings, out, resume, offline, threads, output)
-    _report(result, output)
+    try:
+        _report(result, output)
+    except typer.Exit:
+        # A launcher takes any other code than 0 for a crash, and skipped photos are none.
+        if processes == 1:
+            raise
+
+
+def _follow(threads: int | None) -> None:
+    """Do what the main process of a launcher was asked for, and leave talking to it."""
+    with needs("train"):
+        import torch
+
+        from concepthash.learn.team import ProcessLost
+        from concepthash.learn.train import follow
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        follow()
+    except ProcessLost:
+        raise
+    except ConceptHashError as error:
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _recorded(run: Path) -> Config:

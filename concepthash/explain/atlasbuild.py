@@ -22,9 +22,9 @@ from concepthash.explain.photos import Maps, Progress, look
 from concepthash.explain.rooms import ROOMS, Rooms, check_rooms, find_rooms
 from concepthash.files import reason, sha256
 from concepthash.images import Pixels
-from concepthash.runtime.entries import Entry
+from concepthash.runtime.entries import Entry, changed_ns
+from concepthash.runtime.galleries import AnyGallery
 from concepthash.runtime.hasher import Hasher
-from concepthash.runtime.snapshot import Snapshot
 
 EXAMPLES = 6
 
@@ -40,7 +40,7 @@ Window: TypeAlias = "tuple[tuple[int, int], Pixels]"
 
 
 def atlas(
-    gallery: Snapshot,
+    gallery: AnyGallery,
     hasher: Hasher,
     *,
     rooms: int = ROOMS,
@@ -190,7 +190,7 @@ def _problem(entry: Entry) -> str | None:
     """Why the file of an image is not what was indexed; None if it is."""
     try:
         stat = entry.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns):
+        if (stat.st_size, changed_ns(stat)) == (entry.size, entry.mtime_ns):
             return None
         same = sha256(entry.path) == entry.sha256
     except OSError as error:

@@ -14,8 +14,8 @@ from concepthash.explain.comparison import in_words
 from concepthash.explain.explanation import Explanation, explanation
 from concepthash.explain.photos import look
 from concepthash.runtime.answers import Hit
+from concepthash.runtime.galleries import AnyGallery
 from concepthash.runtime.hasher import Hasher
-from concepthash.runtime.snapshot import Snapshot
 
 SHOWN, _MAPS = 50, 800
 """Hits that a page shows at most, and their heat maps: of 64 concepts, a dozen hits."""
@@ -104,7 +104,7 @@ class HitExplainer:
         gallery: the one that was searched, at the same moment.
     """
 
-    def __init__(self, hasher: Hasher, gallery: Snapshot) -> None:
+    def __init__(self, hasher: Hasher, gallery: AnyGallery) -> None:
         self._hasher = hasher
         self._gallery = gallery
         self._photos: dict[int, Explanation | str] = {}

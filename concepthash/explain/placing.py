@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,23 +12,13 @@ from PIL import ExifTags, Image
 
 from concepthash.errors import DataError, ImageError
 from concepthash.explain.keypoints import AnnotatedImage, Annotations, Masks
-from concepthash.images import Preprocess
+from concepthash.images import TURNS, Preprocess
 
 Points: TypeAlias = npt.NDArray[np.float64]
 """``(n, 2)`` x and y in pixels of the crop, from its top left corner."""
 Labels: TypeAlias = npt.NDArray[np.uint8]
 """``(crop, crop)`` the mask part of each pixel, 0 the background."""
 
-_TURNS: Mapping[int, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes a stored image upright, by its EXIF orientation."""
 _SWAPPED, _MIRRORED_X, _MIRRORED_Y = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
 
@@ -141,8 +130,8 @@ def _mask(
         raise ImageError(f"cannot read the mask: {error}", where=path) from None
     if mask.size != size or mask.mode not in ("P", "L"):
         raise ImageError("the mask is not a palette or grey PNG of the photo's size", where=path)
-    if orientation in _TURNS:
-        mask = mask.transpose(_TURNS[orientation])
+    if orientation in TURNS:
+        mask = mask.transpose(TURNS[orientation])
     sides = (spec.crop, spec.crop)
     labels = np.asarray(mask.resize(sides, Image.Resampling.NEAREST, spec.crop_box(mask.size)))
     if labels.max() >= len(masks.parts):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import MismatchError
-from concepthash.runtime.snapshot import Snapshot
+from concepthash.runtime.galleries import AnyGallery
 
 Values: TypeAlias = npt.NDArray[np.uint64]
 """``(n, w)`` sub-codes as big-endian numbers of w words."""
@@ -78,7 +78,7 @@ class ConceptValues:
 
 
 def gallery_prototypes(
-    gallery: Snapshot, *, top: int = TOP, examples: int = EXAMPLES
+    gallery: AnyGallery, *, top: int = TOP, examples: int = EXAMPLES
 ) -> tuple[ConceptValues, ...]:
     """The prototypes of each concept in a gallery; see :func:`find_prototypes`.
 

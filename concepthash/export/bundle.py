@@ -6,9 +6,8 @@ A bundle can be exported again, to have more artefacts: an engine on the machine
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -42,7 +41,7 @@ from concepthash.export.parity import (
 )
 from concepthash.export.photos import PhotoSource
 from concepthash.export.source import Source, open_bundle
-from concepthash.files import list_command, reason
+from concepthash.files import list_command, reason, scratch_folder, told_where
 from concepthash.formats import FORMATS, check_format, check_precision
 from concepthash.images import Pixels
 from concepthash.learn.report import Reporter, Silent
@@ -162,7 +161,7 @@ def export_bundle(
     run = _with_names(run, target, tell)
     tell.note(f"export: {source}, {run.manifest.training['checkpoint']} checkpoint")
     with _inside(target.parent) as folder:
-        work = _Work(run, Path(folder), chosen, tell)
+        work = _Work(run, folder, chosen, tell)
         work.make(list(dict.fromkeys([FIRST_ARTIFACT, *wanted])))
         manifest = replace(run.manifest, artifacts=tuple(c.artifact for c in work.checked))
         files = {**work.files, PARITY: _report([], work.checked)}
@@ -228,7 +227,7 @@ def _extend(
             hint=again if wanted == [FIRST_ARTIFACT] else "--force makes them again",
         )
     with _inside(path) as folder:
-        work = _Work(source, Path(folder), options, tell, anew=force)
+        work = _Work(source, folder, options, tell, anew=force)
         work.make(todo)
         entries = {**work.files, PARITY: _report(_recorded(path), work.checked)}
         extend_bundle(source.bundle, entries, [c.artifact for c in work.checked])
@@ -236,22 +235,23 @@ def _extend(
 
 
 @contextmanager
-def _inside(path: Path) -> Iterator[str]:
+def _inside(path: Path) -> Iterator[Path]:
     """A folder in another, so that files can be moved up out of it wherever that one is mounted.
 
     Raises:
         BundleError: if nothing can be written there.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(dir=path, prefix=".export.", suffix=".tmp")
-    except OSError as error:
-        raise BundleError(
-            f"nothing can be written there: {reason(error)}",
-            where=path,
-            hint=list_command(path),
-        ) from None
-    with made as folder:
+    with ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch_folder(path / "export"))
+        except OSError as error:
+            raise BundleError(
+                f"nothing can be written there: {reason(error)}",
+                where=path,
+                hint=list_command(path),
+            ) from None
+        stack.enter_context(told_where(path))
         yield folder
 
 

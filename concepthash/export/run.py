@@ -46,12 +46,13 @@ def _manifest(run: Run, which: str, name: str) -> Manifest:
     config["guidance"]["source"] = without_folders(run.config.guidance.source)
     guidance = {**run.record["guidance"]}
     guidance["source"] = without_folders(guidance["source"])
+    weights = run.weights_sha256(which)
     return Manifest(
         name=name,
         bits=run.layout.bits,
         concepts=run.layout.concepts,
         preprocessing=run.preprocess.to_json(),
-        fingerprint=fingerprint(run.weights_sha256(which), run.preprocess, run.layout),
+        fingerprint=fingerprint(weights, run.preprocess, run.layout),
         backbone=run.config.model.backbone,
         class_names=run.class_names,
         concept_names=default_names(run.layout.concepts),
@@ -63,6 +64,7 @@ def _manifest(run: Run, which: str, name: str) -> Manifest:
             "config": config,
         },
         metrics={key: report[key] for key in kept if key in report},
+        weights=weights,
     )
 
 

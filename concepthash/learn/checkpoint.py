@@ -14,6 +14,7 @@
       metrics.jsonl         one line an epoch
       skipped.json          photos that were left out, and why
       eval.json             the evaluation on the test split
+      lock                  empty; held by the one training that writes here
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import CheckpointError, UsageError
-from concepthash.files import write_bytes
+from concepthash.files import reason, refuse_pipe, write_bytes
 from concepthash.images import Preprocess
 from concepthash.learn.backbone import Encoder, create_vit
 from concepthash.learn.config import Config, DataConfig, ModelConfig
@@ -42,6 +43,7 @@ from concepthash.learn.model import ConceptHash, ConceptTokens, HashHead
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartHashHead
 
 FORMAT_VERSION = 2
+_AGAIN = "train again, or copy the run again"
 
 
 def build_model(
@@ -131,10 +133,12 @@ class Run:
                 if older
                 else "pip install --upgrade concepthash",
             )
+        _check_record(record, folder / "run.json")
         try:
             return cls(folder, Config().updated(config, where=folder / "config.json"), record)
         except UsageError as error:
-            raise CheckpointError(error.what, where=error.where, hint=error.hint) from None
+            hint = error.hint or _AGAIN
+            raise CheckpointError(error.what, where=error.where, hint=hint) from None
 
     @property
     def layout(self) -> CodeLayout:
@@ -210,7 +214,7 @@ class Run:
             raise CheckpointError(
                 f"the checkpoint does not fit its configuration: {str(error).splitlines()[-1]}",
                 where=self.path,
-                hint="train again, or copy the run again",
+                hint=_AGAIN,
             ) from None
         return model
 
@@ -220,6 +224,22 @@ class Run:
         for name in ("frozen", which or self.which()):
             digest.update((self.path / f"{name}.safetensors").read_bytes())
         return digest.hexdigest()
+
+
+def _check_record(record: dict[str, Any], where: Path) -> None:
+    """Refuse a record of a run that lacks something, or has it of another kind."""
+    names = record.get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError("damaged: no list of class names", where=where, hint=_AGAIN)
+    for key in ("mean", "std"):
+        numbers = record.get(key)
+        if not isinstance(numbers, list) or [type(n) for n in numbers] != [float] * 3:
+            raise CheckpointError(f"damaged: {key} is not 3 numbers", where=where, hint=_AGAIN)
+    for key, kind in (("data_root", str), ("guidance", dict), ("versions", dict)):
+        if not isinstance(record.get(key), kind):
+            raise CheckpointError(f"damaged: {key} is missing", where=where, hint=_AGAIN)
+    if not isinstance(record["guidance"].get("source"), str):
+        raise CheckpointError("damaged: guidance has no source", where=where, hint=_AGAIN)
 
 
 def split_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -242,12 +262,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if it is missing or damaged.
     """
     try:
+        refuse_pipe(path)
         return load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        what = (
-            "missing from the run" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
-        )
-        raise CheckpointError(what, where=path, hint="train again, or copy the run again") from None
+    except (OSError, MemoryError, SafetensorError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "missing from the run" if missing else f"damaged: {reason(error)}"
+        raise CheckpointError(what, where=path, hint=_AGAIN) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -257,19 +277,16 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is missing or damaged.
     """
     try:
+        refuse_pipe(path)
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"not a training run: no {path.name}", where=path.parent, hint="chash train DATA"
         ) from None
-    except ValueError as error:
-        raise CheckpointError(
-            f"damaged: {error}", where=path, hint="train again, or copy the run again"
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"damaged: {reason(error)}", where=path, hint=_AGAIN) from None
     if not isinstance(value, dict):
-        raise CheckpointError(
-            "damaged: not a JSON object", where=path, hint="train again, or copy the run again"
-        )
+        raise CheckpointError("damaged: not a JSON object", where=path, hint=_AGAIN)
     return value
 
 

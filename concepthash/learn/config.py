@@ -116,7 +116,7 @@ class TrainConfig:
     """How it is optimised."""
 
     epochs: int = 40  # mode paper: 100
-    batch_size: int = 32  # per step and device
+    batch_size: int = 32  # per step, of all processes together
     accumulate: int = 1  # steps per optimiser update
     optimizer: Optimizer = "adamw"
     lr: float = 1e-3

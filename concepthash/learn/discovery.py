@@ -34,6 +34,9 @@ from concepthash.images import Preprocess
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.parts import ClassTokens, PartEncoder, PartMaps, less_common
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import ALONE, Team
+
+BATCH = 32
 
 ROUNDS = 10
 """Of the discriminant, for it to settle."""
@@ -93,16 +96,20 @@ def discover_parts(
     area: float,
     seed: int,
     reporter: Reporter,
+    team: Team = ALONE,
 ) -> Found:
     """Set the maps and the class tokens of an untrained model of mode ``parts``.
 
+    Processes share the photos to encode; the main one finds the parts.
+
     Args:
-        model: changed in place; on the CPU.
+        model: changed in place, in every process; on the CPU.
         root: folder of the photos.
         split: training photos; a seeded sample is looked at if there are many.
         preprocess: how the runtime prepares a photo.
         area, seed: see :func:`discover`.
         reporter: told how far it is.
+        team: the processes.
 
     Raises:
         DataError: if no photo can be read.
@@ -111,23 +118,39 @@ def discover_parts(
     assert isinstance(encoder, PartEncoder)
     size = MOST_VALUES // (encoder.grid[0] * encoder.grid[1] * encoder.dim)
     order = np.random.default_rng(seed).permutation(len(split))[: max(size, 2)]
+    mine = split.select(sorted(order)[i] for i in team.stretch(len(order), BATCH))
     tokens: list[Tensor] = []
     with torch.inference_mode():
-        for batch in decode_batches((root / split.paths[i] for i in sorted(order)), preprocess):
+        sources = (root / path for path in mine.paths)
+        for batch in decode_batches(sources, preprocess, batch_size=BATCH):
             if batch.positions:
                 tokens.append(encoder.tokens(torch.from_numpy(batch.pixels)))
-            reporter.progress("finding parts", sum(map(len, tokens)), len(order))
-    if not tokens:
-        hint = list_command(root / split.paths[0])
-        raise DataError("no training photo can be read", where=root, hint=hint)
-    found = torch.cat(tokens)
+            reporter.progress("finding parts", sum(map(len, tokens)), len(mine))
+    stretches = team.collect(tokens)
+
+    def find() -> Found:
+        together = [some for stretch in stretches for some in stretch]
+        if not together:
+            hint = list_command(root / split.paths[0])
+            raise DataError("no training photo can be read", where=root, hint=hint)
+        return _settle(model, encoder, torch.cat(together), area=area, seed=seed)
+
+    found = team.lead(find)
+    team.share_module(model)
+    return found
+
+
+@torch.no_grad()
+def _settle(
+    model: ConceptHash, encoder: PartEncoder, tokens: Tensor, *, area: float, seed: int
+) -> Found:
+    """Set maps and class tokens from the tokens ``(n, P + N, D)`` of n photos."""
     prefix = encoder.prefix_tokens
-    with torch.no_grad():
-        result = discover(encoder.part_maps, found[:, prefix:], area=area, seed=seed)
-        start = found[:, 0] if encoder.has_class_token else found[:, prefix:].mean(dim=1)
-        noise = torch.randn(model.concepts().shape, generator=torch.Generator().manual_seed(seed))
-        assert isinstance(model.concepts, ClassTokens)
-        model.concepts.tokens.copy_(start.mean(dim=0) + TOKEN_NOISE * noise)
+    result = discover(encoder.part_maps, tokens[:, prefix:], area=area, seed=seed)
+    start = tokens[:, 0] if encoder.has_class_token else tokens[:, prefix:].mean(dim=1)
+    noise = torch.randn(model.concepts().shape, generator=torch.Generator().manual_seed(seed))
+    assert isinstance(model.concepts, ClassTokens)
+    model.concepts.tokens.copy_(start.mean(dim=0) + TOKEN_NOISE * noise)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from concepthash.decode import decode_batches
 from concepthash.errors import Skipped
 from concepthash.images import Preprocess
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import Team
 
 BATCH = 64
 
@@ -48,3 +50,33 @@ def hash_split(
                 codes.append(pack(logits.float().cpu().numpy()))
     model.train(was_training)
     return CodeSet(np.concatenate(codes), split.labels[kept], layout)
+
+
+def hash_together(
+    model: nn.Module,
+    root: Path,
+    split: Split,
+    preprocess: Preprocess,
+    layout: CodeLayout,
+    *,
+    device: torch.device | str,
+    skipped: Skipped,
+    reporter: Reporter,
+    stage: str,
+    team: Team,
+) -> CodeSet:
+    """:func:`hash_split` of which every process does a stretch, and each has the whole.
+
+    Batches are those of one process, and so are codes, where all have as many threads as it.
+    """
+    missed = Skipped()
+    mine = split.select(team.stretch(len(split), BATCH))
+    hashed = hash_split(
+        model, root, mine, preprocess, layout,
+        device=device, skipped=missed, reporter=reporter, stage=stage,
+    )  # fmt: skip
+    stretches = team.gather((hashed.codes, hashed.labels, missed.items))
+    codes, labels, failed = zip(*stretches, strict=True)
+    for item in chain.from_iterable(failed):
+        skipped.add(item.path, item.reason)
+    return CodeSet(np.concatenate(codes), np.concatenate(labels), layout)

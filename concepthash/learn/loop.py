@@ -6,17 +6,14 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import concepthash
 from concepthash.codes import CodeLayout
 from concepthash.codesets import CodeSet
 from concepthash.datasets import Dataset, Split, evaluate_splits, holdout
@@ -24,25 +21,34 @@ from concepthash.errors import DataError, Skipped, TrainingError
 from concepthash.evaluation import Evaluation
 from concepthash.files import write_bytes, write_json
 from concepthash.images import Preprocess
+from concepthash.learn.batchnorm import share_batch_norms
 from concepthash.learn.checkpoint import (
-    FORMAT_VERSION,
     Run,
     State,
     restore,
     save_state,
     split_state,
-    write_embeddings,
     write_tensors,
 )
-from concepthash.learn.config import Config, TrainConfig
+from concepthash.learn.claim import Claim
+from concepthash.learn.config import Config
 from concepthash.learn.discovery import discover_parts
 from concepthash.learn.guidance import ClassEmbeddings
-from concepthash.learn.hashing import hash_split
+from concepthash.learn.hashing import hash_together
 from concepthash.learn.losses import ClassCentres, Objective
 from concepthash.learn.model import ConceptHash
+from concepthash.learn.optimise import learning_rate, make_optimizer
 from concepthash.learn.parts import PartEncoder
-from concepthash.learn.photos import EpochSampler, TrainingPhotos, read_photos, training_loader
+from concepthash.learn.photos import (
+    EpochSampler,
+    SharedBatches,
+    TrainingPhotos,
+    read_photos,
+    training_loader,
+)
+from concepthash.learn.record import record_run
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import Team
 from concepthash.learn.views import EncodedViews, collate_views, encode_views
 from concepthash.metrics import average_precision
 from concepthash.rankings import rank
@@ -70,18 +76,22 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        out: Path,
+        claim: Claim,
         data: Dataset,
         model: ConceptHash,
         embeddings: ClassEmbeddings,
         accelerator: Accelerator,
         tell: Reporter,
+        team: Team,
     ) -> None:
-        self.config, self.out, self.data, self.tell = config, out, data, tell
-        self.embeddings, self.accelerator = embeddings, accelerator
+        self.config, self.data, self.tell = config, data, tell
+        self.claim, self.out = claim, claim.out
+        self.embeddings, self.accelerator, self.team = embeddings, accelerator, team
         self.layout = CodeLayout(config.model.bits, config.model.concepts)
         self.preprocess = Preprocess(config.data.resize, config.data.crop)
         self.skipped = Skipped()
+        if team.size > 1:
+            share_batch_norms(model)
         self.model = model
         centres = ClassCentres(
             torch.from_numpy(embeddings.vectors), self.layout.bits, learned=embeddings.learned
@@ -106,48 +116,79 @@ class Trainer:
             f"data: {len(self.data.class_names)} classes, {len(fit)} photos to train on, "
             f"{len(held)} to validate, {len(self.data.test)} to test"
         )
-        photos = read_photos(
-            self.data.root,
-            fit.paths,
-            fit.labels,
-            data=self.config.data,
-            train=config,
-            skipped=self.skipped,
-            reporter=tell,
-        )
-        self._refuse_lost_classes(photos)
+        photos = self._read(fit)
         trainee = Trainee(self.model, self.objective)
+        self.team.share_module(trainee)
         self.optimizer: Any = make_optimizer(trainee, config)
         if state is None:
             self._discover(fit)
-            self._record()
+            self.team.lead(self._record)
+            torch.set_rng_state(self.team.lead(torch.get_rng_state))
         else:
             self._restore(state)
         parts = isinstance(self.model.encoder, PartEncoder)
         views = self._encode(photos)
         sampler = EpochSampler(len(photos), config.seed, views=config.views * parts)
+        batches = SharedBatches(sampler, config.batch_size, self.team)
         loader = training_loader(
             photos if views is None else views,
-            sampler,
-            batch_size=config.batch_size,
+            batches,
             workers=self.config.data.workers if views is None else 0,
             collate=None if views is None else collate_views,
             seed=config.seed,
         )
-        trainee, self.optimizer, loader = self.accelerator.prepare(trainee, self.optimizer, loader)
+        # Batches come shared out already, so Accelerate is to see one process.
+        loader = prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        trainee, self.optimizer = self.accelerator.prepare(trainee, self.optimizer)
         self.accelerator.init_trackers(self.out.name or "run")
-        precision = self.accelerator.mixed_precision.replace("no", "fp32")
-        tell.note(f"device: {self.accelerator.device}, {precision}")
+        self._tell_devices(batches)
         while self.epoch < config.epochs and not self._out_of_patience():
             sampler.epoch = self.epoch
-            values = self._epoch(trainee, loader, len(photos))
+            values = self._epoch(trainee, loader, batches)
             self.epoch += 1
             due = self.epoch % config.eval_every == 0 or self.epoch == config.epochs
             if due and len(held):
                 values["val_map"] = self._validate(fit, held)
             self._save(values)
-        self.accelerator.end_training()
-        self.accelerator.wait_for_everyone()
+
+    def _tell_devices(self, batches: SharedBatches) -> None:
+        device, size = self.accelerator.device, self.team.size
+        precision = self.accelerator.mixed_precision.replace("no", "fp32")
+        self.tell.note(f"device: {'cpu' if device.type == 'cpu' else device}, {precision}")
+        if size > 1:
+            shares = " + ".join(map(str, self.team.gather(batches.share)))
+            self.tell.note(
+                f"processes: {size}, each batch of {batches.size} photos shared out as {shares}; "
+                f"one process with --threads {torch.get_num_threads()} trains the same network "
+                "but for rounding"
+            )
+
+    def _read(self, fit: Split) -> TrainingPhotos:
+        """The training photos, of which every process must have the same."""
+        photos = self.team.together(
+            lambda: read_photos(
+                self.data.root,
+                fit.paths,
+                fit.labels,
+                data=self.config.data,
+                train=self.config.train,
+                skipped=self.skipped,
+                reporter=self.tell,
+            )
+        )
+        bad = self.team.gather({item.path for item in self.skipped.items})
+        for number, other in enumerate(bad):
+            if other != bad[0]:
+                raise DataError(
+                    f"process {number} cannot read the same training photos as the main process: "
+                    f"{min(other ^ bad[0])}",
+                    where=self.data.root,
+                    hint="give every machine the same photos at the same place",
+                )
+        self._refuse_lost_classes(photos)
+        return photos
 
     def _discover(self, fit: Split) -> None:
         """Mode ``parts``: find the maps before anything learns."""
@@ -160,6 +201,7 @@ class Trainer:
                 area=self.config.model.object_area,
                 seed=self.config.train.seed,
                 reporter=self.tell,
+                team=self.team,
             )
             self.tell.note(f"parts: {found}")
 
@@ -167,8 +209,6 @@ class Trainer:
         """Mode ``parts``: the views after the frozen blocks, where that saves time and fits."""
         encoder, config = self.model.encoder, self.config.train
         if not isinstance(encoder, PartEncoder) or not 0 < config.views < config.epochs:
-            return None
-        if self.accelerator.num_processes > 1:  # each would need the views of all
             return None
         with self.accelerator.autocast():
             views = encode_views(
@@ -178,6 +218,7 @@ class Trainer:
                 workers=self.config.data.workers,
                 budget=self.config.data.cache_mb * 2**20,
                 reporter=self.tell,
+                team=self.team,
             )
         if views is None:
             self.tell.note(
@@ -197,9 +238,11 @@ class Trainer:
                 hint="mend the photos, or remove the class",
             )
 
-    def _epoch(self, trainee: nn.Module, loader: DataLoader[Any], photos: int) -> dict[str, float]:
+    def _epoch(
+        self, trainee: nn.Module, loader: DataLoader[Any], batches: SharedBatches
+    ) -> dict[str, float]:
         """One pass over the training photos; mean of each loss term, rate and learning rate."""
-        config = self.config.train
+        config, team = self.config.train, self.team
         trainee.train()
         sums: dict[str, Tensor] = {}
         started = time.perf_counter()
@@ -208,18 +251,21 @@ class Trainer:
             lr = config.lr * learning_rate(self.epoch + step / len(loader), config)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            # Terms are means over this process's photos: so weighted, they add up to the batch's.
+            share = len(labels) / batches.size
             with self.accelerator.accumulate(trainee):
                 terms = trainee(seen, labels)
-                self.accelerator.backward(terms["total"])
+                self.accelerator.backward(terms["total"] * (share * team.size))  # then averaged
                 if config.clip_norm and self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(trainee.parameters(), config.clip_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for name, value in terms.items():
-                sums[name] = sums.get(name, value.new_zeros(())) + value.detach()
-            done += len(labels) * self.accelerator.num_processes
-            self.tell.progress(f"epoch {self.epoch + 1}/{config.epochs}", done, photos)
-        values = {name: float(value) / len(loader) for name, value in sums.items()}
+                sums[name] = sums.get(name, value.new_zeros(())) + value.detach() * share
+            done += batches.size
+            self.tell.progress(f"epoch {self.epoch + 1}/{config.epochs}", done, batches.photos)
+        totals = team.total(torch.stack(list(sums.values()))).tolist()
+        values = {name: total / len(loader) for name, total in zip(sums, totals, strict=True)}
         if not math.isfinite(values["total"]):
             raise TrainingError(
                 f"the loss became {values['total']} in epoch {self.epoch + 1}; "
@@ -231,22 +277,23 @@ class Trainer:
         return {**values, "lr": lr, "images_per_s": done / seconds}
 
     def _validate(self, fit: Split, held: Split) -> float:
-        """Expected mAP of the held-out photos over those trained on, measured by one process."""
-        found = [0.0]
-        if self.accelerator.is_main_process:
-            database, queries = (self._hash(s, "validating") for s in (fit, held))
+        """Expected mAP of the held-out photos over those trained on."""
+        database, queries = (self._hash(s, "validating") for s in (fit, held))
+
+        def measure() -> float:
             ranked = rank(queries.codes, queries.labels, database.codes, database.labels)
-            found = [ranked.mean(average_precision(ranked).expected)]
-        broadcast_object_list(found)
+            return ranked.mean(average_precision(ranked).expected)
+
+        found = self.team.lead(measure)
         self.worse += 1
-        if found[0] > self.best:
-            self.best, self.worse = found[0], 0
-            self._write_weights("best", found[0])
-        return found[0]
+        if found > self.best:
+            self.best, self.worse = found, 0
+            self._write_weights("best", found)
+        return found
 
     def _hash(self, split: Split, stage: str) -> CodeSet:
         known = len(self.skipped)
-        hashed = hash_split(
+        hashed = hash_together(
             self.model.to(self.accelerator.device),
             self.data.root,
             split,
@@ -256,6 +303,7 @@ class Trainer:
             skipped=self.skipped,
             reporter=self.tell,
             stage=stage,
+            team=self.team,
         )
         if self.config.data.strict and len(self.skipped) > known:
             bad = self.skipped.items[known]
@@ -270,35 +318,12 @@ class Trainer:
         return False
 
     def _record(self) -> None:
-        """Write what does not change during training."""
-        if not self.accelerator.is_main_process:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.out / "config.json", self.config.to_json())
-        write_embeddings(self.out, self.embeddings.vectors)
-        write_tensors(self.out / "frozen.safetensors", split_state(self.model)[0])
-        encoder = self.model.encoder
-        record = {
-            "format_version": FORMAT_VERSION,
-            "class_names": list(self.data.class_names),
-            "guidance": {
-                "source": self.embeddings.source,
-                "learned": self.embeddings.learned,
-                "prompt": self.config.guidance.prompt,
-            },
-            "data_root": str(Path(self.config.data.root).resolve()),
-            "mean": (encoder.mean.flatten() / 255).tolist(),
-            "std": (encoder.std.flatten() / 255).tolist(),
-            "versions": {
-                "concepthash": concepthash.__version__,
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-            },
-        }
-        write_json(self.out / "run.json", record)
+        """Make the folder this run's, and write what does not change during training."""
+        self.claim.new()
+        record_run(self.out, self.config, self.data, self.model, self.embeddings)
 
     def _write_weights(self, name: str, val_map: float | None) -> None:
-        if self.accelerator.is_main_process:
+        if self.team.leads:
             write_tensors(self.out / f"{name}.safetensors", split_state(self.model)[1])
             write_json(self.out / f"{name}.json", {"epoch": self.epoch, "val_map": val_map})
 
@@ -306,7 +331,7 @@ class Trainer:
         """Make this epoch the one a resumed run starts from."""
         self.tell.metrics({"epoch": self.epoch, **values})
         self.accelerator.log(values, step=self.epoch)
-        if not self.accelerator.is_main_process:
+        if not self.team.leads:
             return
         self._write_weights("last", values.get("val_map"))
         self.history.append({"epoch": self.epoch, **values})
@@ -329,37 +354,22 @@ class Trainer:
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the chosen checkpoint on the test split, if there is one, and report."""
-        if not self.accelerator.is_main_process:
-            return None
+        chosen = self.team.lead(self._choose)
+        evaluation = None
+        if len(self.data.test):
+            self.team.share_module(self.model)
+            database = self._hash(self.data.train, "hashing the train split")
+            queries = self._hash(self.data.test, "hashing the test split")
+            if self.team.leads:
+                evaluation = evaluate_splits(queries, database, self.data, {"checkpoint": chosen})
+                write_json(self.out / "eval.json", evaluation.to_json())
+        if self.team.leads:
+            write_json(self.out / "skipped.json", [vars(item) for item in self.skipped.items])
+        return evaluation
+
+    def _choose(self) -> str:
+        """Load the checkpoint that counts; which one that is."""
         run = Run.open(self.out)
         which = run.which()
         self.model = run.load(which)
-        evaluation = None
-        if len(self.data.test):
-            database = self._hash(self.data.train, "hashing the train split")
-            queries = self._hash(self.data.test, "hashing the test split")
-            chosen = f"{which}, epoch {run.progress(which)['epoch']}"
-            evaluation = evaluate_splits(queries, database, self.data, {"checkpoint": chosen})
-            write_json(self.out / "eval.json", evaluation.to_json())
-        write_json(self.out / "skipped.json", [vars(item) for item in self.skipped.items])
-        return evaluation
-
-
-def learning_rate(epoch: float, config: TrainConfig) -> float:
-    """Factor of the base rate at a fractional epoch: linear warm-up, then cosine to 0."""
-    warmup = min(config.warmup_epochs, config.epochs / 2)
-    if epoch < warmup:
-        return (epoch + 0.01) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(config.epochs - warmup, 1e-9)))
-
-
-def make_optimizer(trainee: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The configured optimiser over what is trained; no weight decay on vectors and scalars."""
-    trained = [p for p in trainee.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr)
+        return f"{which}, epoch {run.progress(which)['epoch']}"

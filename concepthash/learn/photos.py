@@ -1,7 +1,7 @@
 """Training photos: decoded once where memory permits, augmented by torchvision, seeded per photo.
 
-An augmentation depends on (seed, view, photo) alone, so neither the number of workers nor a
-resumed run changes what the network sees.
+An augmentation depends on (seed, view, photo) alone, so neither the number of workers or processes
+nor a resumed run changes what the network sees.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from concepthash.files import list_command
 from concepthash.images import open_rgb, resized_size
 from concepthash.learn.config import DataConfig, TrainConfig
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import ALONE, Team
 
 CACHE_SCALE = 1.5
 """Photos are kept with a short side of at most this many times the test-time resize: enough for a
@@ -183,21 +184,58 @@ def read_photos(
     )
 
 
+class SharedBatches(Sampler[list[tuple[int, int]]]):
+    """This process's share of each batch of an epoch; an incomplete last batch is left out.
+
+    Every process draws the same order and takes a stretch of each batch, so a batch is the same
+    whatever the number of processes, and shares differ by one photo at most.
+
+    Args:
+        sampler: the order of an epoch.
+        batch_size: photos of a batch in all processes together.
+        team: the processes.
+
+    Raises:
+        DataError: if there are fewer photos than processes.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, team: Team = ALONE) -> None:
+        self.sampler = sampler
+        self.photos = len(sampler)
+        self.size = min(batch_size, self.photos)
+        if self.size < team.size:
+            raise DataError(
+                f"{team.size} processes cannot share {self.photos} training photos",
+                hint="fewer processes",
+            )
+        self._mine = team.stretch(self.size)
+
+    @property
+    def share(self) -> int:
+        """How many photos of a batch are this process's."""
+        return len(self._mine)
+
+    def __len__(self) -> int:
+        return self.photos // self.size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.sampler)
+        starts = range(0, len(self) * self.size, self.size)
+        return iter([[keys[start + i] for i in self._mine] for start in starts])
+
+
 def training_loader(
     photos: Dataset[Any],
-    sampler: EpochSampler,
+    batches: SharedBatches,
     *,
-    batch_size: int,
     workers: int,
     collate: Callable[[Any], Any] | None = None,
     seed: int,
 ) -> DataLoader[Any]:
-    """Batches of what ``photos`` holds, and ``(B,)`` labels; an incomplete last one is left out."""
+    """Batches of what ``photos`` holds, and ``(B,)`` labels."""
     return DataLoader(
         photos,
-        batch_size=min(batch_size, len(sampler)),
-        sampler=sampler,
-        drop_last=True,
+        batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,

@@ -1,23 +1,25 @@
-"""What a training starts from: the device and the pretrained network."""
+"""What a training starts from: the devices and the pretrained network."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from concepthash.datasets import Dataset
 from concepthash.errors import BackendError, DataError, UsageError
 from concepthash.learn.backbone import create_vit
-from concepthash.learn.checkpoint import Run, State, assemble
-from concepthash.learn.config import ConceptMode, Config, TrainConfig
+from concepthash.learn.checkpoint import Run, State, assemble, build_model
+from concepthash.learn.config import ConceptMode, Config
 from concepthash.learn.guidance import ClassEmbeddings, embed_classes
 from concepthash.learn.model import ConceptHash
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import Team
 from concepthash.learn.weights import load_pretrained
 
 TRACKERS = ("tensorboard", "wandb")
@@ -37,13 +39,21 @@ OF_ONE_MODE: Mapping[ConceptMode, tuple[str, ...]] = {
 """Settings that change nothing in the other concept mode."""
 
 
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+def make_accelerator(settings: Config, out: Path, team: Team) -> Accelerator:
     """Device placement, precision, accumulation and trackers of a run, checked.
 
     Raises:
-        UsageError: for an unknown tracker.
+        UsageError: for an unknown tracker, a batch that the processes cannot share, or a launcher
+            that is not known.
         BackendError: if the device or a tracker is missing.
     """
+    config = settings.train
+    if config.batch_size < team.size:
+        raise UsageError(
+            f"{team.size} processes cannot share a batch of {config.batch_size} photos",
+            where="train.batch_size",
+            hint=f"--batch-size {team.size}, or fewer processes",
+        )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise BackendError(
             "no CUDA device is available to torch", where="train.device", hint="--device cpu"
@@ -67,13 +77,25 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
             raise BackendError(
                 f"{package} is not installed", hint=f"pip install 'concepthash[{package}]'"
             )
-    return Accelerator(
+    if team.size > 1:  # or Accelerate chooses the number of threads
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    # Without a loss on the logits the head learns nothing, which the processes must know.
+    headless = not (settings.loss.classification or settings.loss.quantisation)
+    accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
         project_dir=str(out),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=headless)],
     )
+    if accelerator.num_processes != team.size:
+        raise UsageError(
+            f"Accelerate sees {accelerator.num_processes} processes, not {team.size}",
+            where="environment",
+            hint="torchrun --nproc-per-node N -m concepthash train DATA",
+        )
+    return accelerator
 
 
 def without_effect(config: Config) -> list[str]:
@@ -125,6 +147,34 @@ def build_pretrained(
     )
     tell.note(f"guidance: {embeddings.source}, {embeddings.vectors.shape[1]} dimensions")
     return assemble(settings, vit), embeddings
+
+
+def build_network(
+    config: Config, data: Dataset, run: Run | None, *, offline: bool, tell: Reporter, team: Team
+) -> tuple[ConceptHash, ClassEmbeddings, State | None]:
+    """The network to train, its class embeddings, and the state of a run that goes on.
+
+    The main process reads them; the others build a network of the same shape, whose values come
+    with :meth:`Team.share_module`.
+
+    Raises:
+        UsageError, WeightsError: as :func:`build_pretrained`.
+        DataError, CheckpointError: as :func:`build_resumed`.
+    """
+    built: list[ConceptHash] = []
+
+    def read() -> tuple[ClassEmbeddings, State | None]:
+        if run is None:
+            model, embeddings = build_pretrained(config, data, offline=offline, tell=tell)
+            state = None
+        else:
+            model, embeddings, state = build_resumed(run, data)
+        built.append(model)
+        return embeddings, state
+
+    embeddings, state = team.lead(read)
+    model = built[0] if built else build_model(config.model, crop=config.data.crop)
+    return model, embeddings, state
 
 
 def build_resumed(run: Run, data: Dataset) -> tuple[ConceptHash, ClassEmbeddings, State]:

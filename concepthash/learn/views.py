@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from concepthash.learn.parts import PartEncoder, own_patches
 from concepthash.learn.photos import TrainingPhotos
 from concepthash.learn.report import Reporter
+from concepthash.learn.team import ALONE, Team
 
 BATCH = 32
 
@@ -65,8 +66,11 @@ def encode_views(
     workers: int,
     budget: int,
     reporter: Reporter,
+    team: Team = ALONE,
 ) -> EncodedViews | None:
     """The first ``views`` views of every photo; the encoder's device computes them.
+
+    Processes take the batches in turn and give them to each other, so that all have the same views.
 
     Args:
         encoder: its maps found.
@@ -75,27 +79,37 @@ def encode_views(
         workers: processes that augment.
         budget: bytes they may take; None as soon as they look like taking more.
         reporter: told how far it is.
+        team: the processes.
     """
     keys = list(product(range(views), range(len(photos))))
+    batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
     loader = DataLoader(
         photos,
-        batch_size=BATCH,
-        sampler=keys,
+        batch_sampler=batches[team.rank :: team.size],
         num_workers=workers,
         generator=torch.Generator(),  # not the network's random state
     )
     kept: list[tuple[Tensor, Tensor]] = []
     used = 0
-    with torch.no_grad():
-        for images, _ in loader:
-            patches = encoder.tokens(images.to(encoder.mean.device))[:, encoder.prefix_tokens :]
-            weights = own_patches(*encoder.part_maps(patches)).transpose(1, 2)
-            for some, shares in zip(patches, weights, strict=True):
-                own = shares.amax(dim=-1) > 0
-                view = some[own].half().cpu(), shares[own].float().cpu()
-                used += sum(part.nbytes for part in view)
-                kept.append(view)
-            reporter.progress("encoding views", len(kept), len(keys))
+    mine = iter(loader)
+    for _ in range(0, len(batches), team.size):
+        found = next(mine, None)
+        for batch in team.gather([] if found is None else _encode(encoder, found[0])):
+            kept += batch
+            used += sum(part.nbytes for view in batch for part in view)
             if used > budget * max(len(kept) / len(keys), 0.05):
                 return None
+        reporter.progress("encoding views", len(kept), len(keys))
     return EncodedViews(kept, photos.labels)
+
+
+@torch.no_grad()
+def _encode(encoder: PartEncoder, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Patches and weights of each view of a batch."""
+    patches = encoder.tokens(images.to(encoder.mean.device))[:, encoder.prefix_tokens :]
+    weights = own_patches(*encoder.part_maps(patches)).transpose(1, 2)
+    views = []
+    for some, shares in zip(patches, weights, strict=True):
+        own = shares.amax(dim=-1) > 0
+        views.append((some[own].half().cpu(), shares[own].float().cpu()))
+    return views

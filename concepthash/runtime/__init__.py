@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from concepthash.encoder import Encoded, Encoder
     from concepthash.runtime.backends import open_encoder
     from concepthash.runtime.entries import Damage, Entry, IndexReport, Stats
+    from concepthash.runtime.galleries import create_gallery, open_gallery
     from concepthash.runtime.gallery import Gallery
     from concepthash.runtime.hasher import Hashed, Hasher
     from concepthash.runtime.index import HammingIndex, Hits, RangeHits
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from concepthash.runtime.repair import RepairReport, repair
     from concepthash.runtime.searcher import Searcher
     from concepthash.runtime.session import Session, open_session
+    from concepthash.runtime.sharded import ShardedGallery
 
 __all__ = [
     "Damage",
@@ -36,10 +38,13 @@ __all__ = [
     "RepairReport",
     "Searcher",
     "Session",
+    "ShardedGallery",
     "Stats",
+    "create_gallery",
     "index_images",
     "load_index",
     "open_encoder",
+    "open_gallery",
     "open_session",
     "repair",
     "save_index",
@@ -49,6 +54,7 @@ __all__ = [
 _MODULES = {
     "backends": ("open_encoder",),
     "entries": ("Damage", "Entry", "IndexReport", "Stats"),
+    "galleries": ("create_gallery", "open_gallery"),
     "gallery": ("Gallery",),
     "hasher": ("Hashed", "Hasher"),
     "index": ("HammingIndex", "Hits", "RangeHits"),
@@ -57,6 +63,7 @@ _MODULES = {
     "repair": ("RepairReport", "repair"),
     "searcher": ("Searcher",),
     "session": ("Session", "open_session"),
+    "sharded": ("ShardedGallery",),
 }
 _HOME = {
     name: f"concepthash.runtime.{module}" for module, names in _MODULES.items() for name in names

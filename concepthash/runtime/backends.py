@@ -15,6 +15,7 @@ from concepthash.bundle import Artifact, Bundle, extend_bundle
 from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, ConceptHashError, UsageError
 from concepthash.formats import FORMATS, PRECISIONS, Precision, check_precision
+from concepthash.onnxmeta import refuse_external
 from concepthash.runtime import session
 from concepthash.runtime.session import PACKAGES, Session, open_session, parse_device
 
@@ -259,6 +260,7 @@ def _open_graph(
     file = bundle.file(graph)
 
     def load() -> Encoder:
+        refuse_external(file)
         encoder: OpenVino | Session
         if entry.name == "openvino":
             from concepthash.runtime.openvino import open_openvino
@@ -293,6 +295,7 @@ def _open_engine(
     engine, graph = artifact.file, FORMATS[artifact.format].graphs[artifact.precision]
 
     def load() -> Encoder:
+        refuse_external(bundle.file(graph))
         return load_engine(
             bundle.file(engine),
             bundle.file(graph),

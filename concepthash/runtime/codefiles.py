@@ -203,6 +203,20 @@ class CodeFiles:
             return damaged("the segment belongs to another gallery", path)
         return damaged(f"the segment's header is damaged ({magic!r}, {version}, {bits})", path)
 
+    def other_bits(self) -> int | None:
+        """What a segment of this gallery says of its codes' bits, if it says something else."""
+        for path in sorted(self.folder.glob("*.codes")):
+            with storage_errors(path, reading=True):
+                if not path.is_file():
+                    continue
+                with path.open("rb") as file:
+                    header = file.read(_HEADER.size)
+            if len(header) == _HEADER.size:
+                magic, _, bits, gallery = _HEADER.unpack(header)
+                if (magic, gallery) == (MAGIC, self.gallery) and bits != self.layout.bits:
+                    return int(bits)
+        return None
+
     def damage(self, extent: Extent, batches: Iterable[Batch]) -> Iterator[tuple[Path, str]]:
         """Files of a segment that differ from what was committed, and in what, in row order.
 

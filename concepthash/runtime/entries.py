@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,67 @@ import numpy.typing as npt
 from concepthash.decode import Stage, Waits
 from concepthash.errors import Skipped
 
+_COUNTED = 2**63 - 1
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter would be a drive of Windows
+
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # before Python 3.12 nothing can be derived from Path itself
+
+
+class Url(_Path):
+    """Where a photo lies that is in no folder, as ``s3://bucket/x.jpg``, kept letter for letter.
+
+    It is shown, compared and taken apart like a path; there is no file of this name to open.
+    """
+
+    _text: str
+
+    def __new__(cls, *parts: str | os.PathLike[str]) -> Url:
+        """A URL; of one piece it is kept as it is."""
+        made: Url = super().__new__(cls, *parts)
+        made._text = str(parts[0]) if len(parts) == 1 else ""
+        return made
+
+    def __str__(self) -> str:
+        # What Path made of a URL has lost a slash; so has a folder of one, that was never text.
+        text = self.__dict__.get("_text") or super().__str__()
+        scheme = _SCHEME.match(text)
+        if scheme is None or text.startswith("/", scheme.end()):
+            return str(text)
+        return f"{scheme.group()}/{text[scheme.end() :]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Url) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __reduce__(self) -> tuple[type[Url], tuple[str]]:
+        return Url, (str(self),)
+
+
+def is_url(text: str) -> bool:
+    """Whether a name begins with a scheme: ``s3://...``."""
+    scheme = _SCHEME.match(text)
+    return scheme is not None and text.startswith("/", scheme.end())
+
+
+def place(name: str | Path) -> Path:
+    """A name as a path, or as a URL if it is one."""
+    if isinstance(name, Path):
+        return name
+    return Url(name) if is_url(name) else Path(name)
+
 
 @dataclass(frozen=True)
 class Entry:
     """One image of a gallery.
 
     Args:
-        path: opens from the current folder.
+        path: opens from the current folder, or is a :class:`Url`. A photo in a Parquet file has
+            the path of the file and, after a ``#``, the number of its row.
         label: its class; None if unknown.
         size: bytes of the file when it was indexed.
         mtime_ns: its modification time then, nanoseconds.
@@ -160,16 +215,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The folder that stored paths start from: the one that holds the gallery."""
+    """The folder that stored paths start from: the one that holds the gallery; URLs stay whole."""
 
     folder: Path
 
     def key(self, path: Path) -> str | bytes:
-        """A path as it is stored: relative below the anchor, absolute elsewhere.
+        """A path as it is stored: relative below the anchor, absolute elsewhere; a URL as it is.
 
         Text where the name is valid Unicode, bytes where the file system has another one.
         """
-        text = absolute(path).as_posix().removeprefix(_prefix(self.folder))
+        text = str(path) if isinstance(path, Url) else self._below(path)
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -178,7 +233,10 @@ class Anchor:
 
     def path(self, key: str | bytes, here: Path) -> Path:
         """A stored path as it opens from the folder ``here``: relative below it."""
-        return Path(self.names(here)(key))
+        return place(self.names(here)(key))
+
+    def _below(self, path: Path) -> str:
+        return absolute(path).as_posix().removeprefix(_prefix(self.folder))
 
     def names(self, here: Path) -> Callable[[str | bytes], str]:
         """What gives :meth:`path` as text, without making a path of each of many."""
@@ -187,8 +245,11 @@ class Anchor:
         def name(key: str | bytes) -> str:
             text = os.fsdecode(key)
             # As text: a server names thousands of hits a second.
-            full = text if os.path.isabs(text) else own + text  # noqa: PTH117
-            return full.removeprefix(other)
+            if os.path.isabs(text):  # noqa: PTH117
+                return text.removeprefix(other)
+            if "://" in text and is_url(text):
+                return text
+            return (own + text).removeprefix(other)
 
         return name
 
@@ -203,6 +264,11 @@ def absolute(path: Path) -> Path:
     if path.is_absolute() and ".." not in path.parts:
         return path
     return path.parent.resolve() / path.name
+
+
+def changed_ns(status: os.stat_result) -> int:
+    """When a file was changed, nanoseconds since 1970, no further than 64 bits count (to 2262)."""
+    return max(-_COUNTED, min(status.st_mtime_ns, _COUNTED))
 
 
 def valid_text(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from concepthash.codes import Codes
 from concepthash.errors import GalleryError
-from concepthash.files import reason
+from concepthash.files import reason, refuse_pipe
 from concepthash.runtime.planes import Ids
 
 Block = tuple[Codes, Ids | None]
@@ -57,6 +57,7 @@ def reading(path: Path) -> Iterator[None]:
         GalleryError: if the file is missing or cannot be read as what its suffix says.
     """
     try:
+        refuse_pipe(path)
         yield
     except FileNotFoundError:
         raise GalleryError("no such file", where=path, hint=f"ls {path.parent}") from None

@@ -26,6 +26,7 @@ otherwise: photos and gallery move together, or the gallery moves alone.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError
 from concepthash.runtime import schema
 from concepthash.runtime.codefiles import SEGMENT_BYTES, CodeFiles
+from concepthash.runtime.entries import Damage
 from concepthash.runtime.place import (
     DATABASE,
     LOCK,
@@ -42,6 +44,7 @@ from concepthash.runtime.place import (
     refuse_strays,
 )
 from concepthash.runtime.schema import Identity
+from concepthash.runtime.snapshot import Snapshot
 from concepthash.runtime.storage import storage_errors, writer_lock
 from concepthash.runtime.writing import Writer
 
@@ -166,6 +169,26 @@ class Gallery(Writer):
             GalleryError: if the database cannot be read any more.
         """
         return not self._write and self._version() != self._seen
+
+    def damage(self) -> Iterator[Damage]:
+        """Everything wrong with the gallery's files; reads all of them.
+
+        Where a writer commits meanwhile, what it replaced is no damage: the gallery is looked at
+        again as it is then, at most three times.
+        """
+        now: Gallery = self
+        found = super().damage()
+        first = next(found, None)
+        with ExitStack() as stack:
+            for _ in range(_TRIES):
+                if first is None or not now.changed():
+                    break
+                now = stack.enter_context(Gallery.open(self.path))
+                found = Snapshot.damage(now)
+                first = next(found, None)
+            if first is not None:
+                yield first
+                yield from found
 
     def _version(self) -> int:
         """A number that another one's commit changes, as a connection without a moment sees it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ import numpy.typing as npt
 from concepthash.codes import CodeLayout, Codes
 from concepthash.decode import usable_cpus
 from concepthash.errors import MismatchError, UsageError
+from concepthash.runtime import stack
 from concepthash.runtime.arguments import (
     LARGEST_ID,
     check_count,
     check_ids,
-    check_where,
     some,
     weights_asked,
 )
@@ -31,16 +30,12 @@ from concepthash.runtime.planes import (
     Words,
     concept_distances,
     gather,
-    ids_at,
     to_codes,
     to_words,
 )
 from concepthash.runtime.planner import find, find_within
 from concepthash.runtime.segment import Segment
-from concepthash.runtime.tables import Tables
-
-# A filter that leaves at most one row in this many is searched in a copy of those rows.
-_SPARSE = 4
+from concepthash.runtime.tables import Tables, chained
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +86,8 @@ class HammingIndex:
         self.layout = CodeLayout(bits, concepts)
         self._segments: list[Segment] = []
         self._largest = -1
-        self._file: IndexFile | None = None
-        self._tables: Tables | None = None
+        self._files: tuple[IndexFile, ...] = ()
+        self._tables: tuple[Tables, ...] = ()
 
     @classmethod
     def of(cls, layout: CodeLayout, segments: Sequence[Segment], largest: int) -> HammingIndex:
@@ -106,6 +101,36 @@ class HammingIndex:
         index = cls(layout.bits, layout.concepts)
         index._segments = list(segments)
         index._largest = largest
+        return index
+
+    @classmethod
+    def joined(cls, indexes: Sequence[HammingIndex]) -> HammingIndex:
+        """One index over several, none of them copied; each one's tables keep serving its part.
+
+        It holds what they hold now, one after another. What is added to or removed from it later
+        does not show in them, nor the other way round.
+
+        Args:
+            indexes: one or more, of one layout, that share no id.
+
+        Raises:
+            UsageError: if there is none, or an id is in two of them.
+            MismatchError: if they do not have one layout.
+        """
+        index = cls(*one_layout(indexes))
+        twice = stack.in_common([each._segments for each in indexes])
+        if len(twice):
+            raise UsageError(
+                f"ids in two of the indexes: {some(twice)}",
+                where="indexes",
+                hint="an id names one code; give each index ids of its own",
+            )
+        index._segments = [segment.frozen() for each in indexes for segment in each._segments]
+        index._largest = max(each._largest for each in indexes)
+        index._files = tuple(file for each in indexes for file in each._files)
+        lengths = [stack.rows_of(each._segments) for each in indexes]
+        first = [sum(lengths[:number]) for number in range(len(lengths))]
+        index._tables = chained(zip(first, (each._tables for each in indexes), strict=True))
         return index
 
     @property
@@ -134,7 +159,7 @@ class HammingIndex:
             return False
         if not 0 <= number <= LARGEST_ID:
             return False
-        return bool(self._find(np.array([number], dtype=np.int64))[0] >= 0)
+        return bool(stack.find(self._segments, np.array([number], dtype=np.int64))[0] >= 0)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.ids.tolist())
@@ -159,7 +184,7 @@ class HammingIndex:
     def __repr__(self) -> str:
         mapped = sum(s.nbytes for s in self._segments if s.sealed)
         memory = sum(s.nbytes for s in self._segments if not s.sealed)
-        where = "on file" if self._file is not None and self._file.mapped else "copied"
+        where = "on file" if any(file.mapped for file in self._files) else "copied"
         parts = [f"{len(self):,} codes", f"{self.bits} bits", f"{self.concepts} concepts"]
         parts.append(f"{memory / 1e6:.1f} MB in memory")
         if mapped:
@@ -211,7 +236,7 @@ class HammingIndex:
             raise UsageError(
                 f"ids given twice: {some(unique[counts > 1])}", where="ids", hint="make ids unique"
             )
-        known = numbers[self._find(numbers) >= 0]
+        known = numbers[stack.find(self._segments, numbers) >= 0]
         if len(known):
             raise UsageError(
                 f"ids already in the index: {some(known)}",
@@ -228,7 +253,7 @@ class HammingIndex:
             UsageError: if the index does not hold one of them; the message lists them.
         """
         rows = self._known(np.unique(check_ids(ids)))
-        for segment, start in self._starts():
+        for segment, start in stack.starts(self._segments):
             local = rows[(rows >= start) & (rows < start + segment.count)] - start
             segment.remove(local)
         return len(rows)
@@ -240,14 +265,14 @@ class HammingIndex:
         """
         freed = sum(segment.removed for segment in self._segments)
         if freed:
-            self._tables = None  # of rows that have moved
+            self._tables = ()  # of rows that have moved
             self._segments = [
                 Segment(s.planes[:, s.live], s.live_ids) if s.removed else s
                 for s in self._segments
                 if s.count > s.removed
             ]
-        if self._file is not None and self._file.segment not in self._segments:
-            self._file = None
+        if not any(segment.sealed for segment in self._segments):
+            self._files = ()
         return freed
 
     def search(
@@ -284,10 +309,10 @@ class HammingIndex:
         k = check_count(k, "k")
         radius = None if radius is None else check_count(radius, "radius")
         plan = Plan.of(self.layout, weights_asked(concepts, weights, self.concepts))
-        parts = self.parts() if where is None else self._filtered(where)
+        parts = self.parts() if where is None else stack.filtered(self._segments, where)
         found = find(
-            parts, self._usable(parts), words, plan, k=k, ordered=self._ordered(), radius=radius,
-            threads=_threads(threads),
+            parts, self._usable(parts), words, plan, k=k, radius=radius,
+            ordered=stack.ordered(self._segments), threads=_threads(threads),
         )  # fmt: skip
         return Hits(found.ids, found.distances, self._explained(words, parts, found))
 
@@ -309,10 +334,10 @@ class HammingIndex:
         words = to_words(self.layout.check(queries, "queries"), self.layout)
         radius = check_count(radius, "radius")
         plan = Plan.of(self.layout, weights_asked(concepts, weights, self.concepts))
-        parts = self.parts() if where is None else self._filtered(where)
+        parts = self.parts() if where is None else stack.filtered(self._segments, where)
         found = find_within(
-            parts, self._usable(parts), words, plan, radius=radius, ordered=self._ordered(),
-            threads=_threads(threads),
+            parts, self._usable(parts), words, plan, radius=radius,
+            ordered=stack.ordered(self._segments), threads=_threads(threads),
         )  # fmt: skip
         return RangeHits(found.offsets, found.ids, found.distances)
 
@@ -329,11 +354,10 @@ class HammingIndex:
         Raises:
             BackendError: without the native kernel.
         """
-        tables = self._tables
-        if tables is None or tables.copy_codes != copy_codes:
-            tables = Tables(self.layout, copy_codes)
+        like = [tables for tables in self._tables if tables.copy_codes == copy_codes]
+        tables = like[0] if like else Tables(self.layout, copy_codes)
         count = _threads(threads) or usable_cpus()
-        self._tables = tables.extend(self.parts(), threads=count)
+        self._tables = (tables.extend(self.parts(), threads=count),)
 
     def attach(self, tables: Tables) -> None:
         """Use tables that were built over the first rows of this index.
@@ -341,20 +365,23 @@ class HammingIndex:
         Raises:
             MismatchError: if they are of another layout, or of more rows than there are.
         """
-        rows = sum(segment.count for segment in self._segments)
-        if tables.layout != self.layout or tables.rows > rows:
+        rows = stack.rows_of(self._segments)
+        if tables.layout != self.layout or tables.end > rows:
             raise MismatchError(
                 f"tables of {tables.rows} codes of {tables.layout} do not fit an index of {rows} "
                 f"codes of {self.layout}",
                 where="tables",
                 hint="index.accelerate() builds them anew",
             )
-        self._tables = tables
+        self._tables = (tables,)
 
     @property
     def tables(self) -> Tables | None:
-        """The tables searches may use; None if there are none."""
-        return self._tables
+        """The tables searches may use; None if there are none.
+
+        Those of most rows, if some of the indexes that were joined have copied codes and some not.
+        """
+        return max(self._tables, key=lambda tables: tables.rows, default=None)
 
     def parts(self) -> list[Part]:
         """Where the codes lie, as other back ends read them: not copied, removed rows marked."""
@@ -381,7 +408,7 @@ class HammingIndex:
         index = cls(file.layout.bits, file.layout.concepts)
         index._segments = [file.segment]
         index._largest = file.largest
-        index._file = file
+        index._files = (file,)
         return index
 
     def verify(self) -> None:
@@ -392,34 +419,13 @@ class HammingIndex:
         Raises:
             GalleryError: if a byte differs.
         """
-        if self._file is not None:
-            self._file.verify()
+        for file in self._files:
+            file.verify()
 
-    def _filtered(self, where: npt.ArrayLike) -> list[Part]:
-        """The parts a search may look at under ``where``."""
-        array = check_where(where, len(self))
-        allowed = np.zeros(sum(segment.count for segment in self._segments), dtype=bool)
-        if array.dtype == bool:
-            live = [segment.live for segment in self._segments]
-            allowed[np.concatenate([np.empty(0, dtype=bool), *live])] = array
-        else:
-            rows = self._find(array.astype(np.int64, copy=False))
-            allowed[rows[rows >= 0]] = True
-        sparse = np.count_nonzero(allowed) * _SPARSE <= len(allowed)
-        parts = []
-        for segment, start in self._starts():
-            inside = allowed[start : start + segment.count]
-            if sparse:
-                ids = ids_at(segment.ids, np.flatnonzero(inside))
-                parts.append(Part(segment.planes[:, inside], ids))
-            else:
-                parts.append(Part(segment.planes, segment.ids, ~inside))
-        return parts
-
-    def _usable(self, parts: Sequence[Part]) -> Tables | None:
+    def _usable(self, parts: Sequence[Part]) -> tuple[Tables, ...]:
         """The tables, if the rows of ``parts`` are theirs: a sparse filter copies its rows."""
-        same = sum(len(part.ids) for part in parts) == sum(s.count for s in self._segments)
-        return self._tables if same else None
+        same = sum(len(part.ids) for part in parts) == stack.rows_of(self._segments)
+        return self._tables if same else ()
 
     def _explained(self, queries: Words, parts: list[Part], found: Found) -> npt.NDArray[np.int32]:
         """Distance of each concept for the hits only, ``(q, k, M)``."""
@@ -434,30 +440,8 @@ class HammingIndex:
         out[query, rank] = concept_distances(queries[:, query], codes, self.layout)
         return out
 
-    def _starts(self) -> Iterator[tuple[Segment, int]]:
-        """Each segment with the number of its first row."""
-        start = 0
-        for segment in self._segments:
-            yield segment, start
-            start += segment.count
-
-    def _ordered(self) -> bool:
-        """Whether ids ascend over all rows."""
-        filled = [segment for segment in self._segments if segment.count]
-        return all(segment.ascending for segment in filled) and all(
-            a.ids[-1] < b.ids[0] for a, b in pairwise(filled)
-        )
-
-    def _find(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Row of each id through all segments, -1 where the index does not hold it."""
-        rows = np.full(len(ids), -1, dtype=np.int64)
-        for segment, start in self._starts():
-            local = segment.find(ids)
-            rows = np.where(local >= 0, local + start, rows)
-        return rows
-
     def _known(self, ids: Ids) -> npt.NDArray[np.int64]:
-        rows = self._find(ids)
+        rows = stack.find(self._segments, ids)
         if (rows < 0).any():
             raise UsageError(
                 f"ids not in the index: {some(ids[rows < 0])}",
@@ -471,3 +455,24 @@ def _threads(value: int | None) -> int | None:
     if value is not None and check_count(value, "threads") < 1:
         raise UsageError("a search needs a thread", where="threads", hint="threads=1")
     return value
+
+
+def one_layout(indexes: Sequence[HammingIndex]) -> tuple[int, int]:
+    """Bits and concepts that indexes have in common.
+
+    Raises:
+        UsageError: if there is no index.
+        MismatchError: if they do not have one layout.
+    """
+    if not indexes:
+        raise UsageError("no index to put together", where="indexes", hint="give one or more")
+    layout = indexes[0].layout
+    for number, index in enumerate(indexes):
+        if index.layout != layout:
+            raise MismatchError(
+                f"{index.bits} bits of {index.concepts} concepts do not go together with "
+                f"{layout.bits} bits of {layout.concepts}",
+                where=f"index {number}",
+                hint="put together indexes of one model",
+            )
+    return layout.bits, layout.concepts

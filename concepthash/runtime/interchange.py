@@ -20,10 +20,10 @@ from concepthash.errors import GalleryError, MismatchError, UsageError
 from concepthash.runtime import faissfile, npyfile, parquetfile
 from concepthash.runtime.foreign import Content, reading, writing
 from concepthash.runtime.index import HammingIndex
-from concepthash.runtime.resharding import pieces
+from concepthash.runtime.items import Items
 
 if TYPE_CHECKING:
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.galleries import AnyGallery
 
 OURS = ".chx"
 _READERS = {
@@ -88,13 +88,13 @@ def save_index(index: HammingIndex, path: str | Path, *, force: bool = False) ->
         elif suffix == ".npy":
             npyfile.write(path, index)
         elif suffix == ".parquet":
-            parquetfile.write(path, index.layout, pieces(index))
+            parquetfile.write(path, Items.of_index(index, path.stem))
         else:
             faissfile.write(path, index)
     return path
 
 
-def save_gallery(gallery: Gallery, path: str | Path, *, force: bool = False) -> Path:
+def save_gallery(gallery: AnyGallery, path: str | Path, *, force: bool = False) -> Path:
     """Write the codes of a gallery; arguments and errors as :func:`save_index`.
 
     Parquet also takes the images' paths and labels, and the model's fingerprint.
@@ -103,13 +103,7 @@ def save_gallery(gallery: Gallery, path: str | Path, *, force: bool = False) -> 
     if _suffix(path) != ".parquet":
         return save_index(gallery.index(), path, force=force)
     with _claimed(path, ".parquet", force=force):
-        parquetfile.write(
-            path,
-            gallery.layout,
-            pieces(gallery.index()),
-            entries=gallery.entries(),
-            fingerprint=gallery.fingerprint,
-        )
+        parquetfile.write(path, Items.of_gallery(gallery, path.stem))
     return path
 
 

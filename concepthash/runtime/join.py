@@ -38,6 +38,11 @@ class Graph:
     neighbours: npt.NDArray[np.int64]
     distances: Distances
 
+    def by_id(self) -> Graph:
+        """The same graph in id order."""
+        order = np.argsort(self.ids, kind="stable")
+        return Graph(self.ids[order], self.neighbours[order], self.distances[order])
+
 
 def groups(index: HammingIndex, radius: int, *, threads: int | None = None) -> list[Ids]:
     """The codes that hang together by steps of ``radius`` or less: two or more a group.

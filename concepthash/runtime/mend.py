@@ -24,7 +24,7 @@ from concepthash.runtime.place import DATABASE, SEGMENTS
 from concepthash.runtime.records import Batch, Extent
 from concepthash.runtime.rewrite import Block
 from concepthash.runtime.soundness import differences
-from concepthash.runtime.storage import storage_errors
+from concepthash.runtime.storage import beyond_repair, storage_errors
 
 Ids: TypeAlias = npt.NDArray[np.int64] | range
 _REMOVED = "removed.jsonl"
@@ -70,6 +70,10 @@ class Mender:
             database.execute(f"DELETE FROM batches WHERE {strange}")
         recorded, sparse = self._recorded(), records.sparse(self._database, self._file)
         kept = _apart(one for batches in recorded.values() for one in self._kept(batches))
+        kept = [one for one in kept if not self._shifted(one, kept)]
+        if not kept and (bits := self._files.other_bits()):
+            said = f"codes of {self._files.layout.bits} bits in the database, of {bits} in segments"
+            raise beyond_repair(said, self._file)
         removed = self._remove_without_codes(kept)
         for number, batches in recorded.items():
             mine = [one for one in kept if one.batch.segment == number]
@@ -110,6 +114,20 @@ class Mender:
                 if len(ids) == batch.rows and checksum(some, ids) == batch.crc32:
                     yield _Kept(batch, ids)
                     break
+
+    def _shifted(self, one: _Kept, kept: list[_Kept]) -> bool:
+        """Whether a batch seems to say a wrong first id, which no checksum covers.
+
+        Some of the ids it claims are of no image, while an image beside it is in no batch.
+        """
+        if not isinstance(one.ids, range):
+            return False
+        before, after = one.ids[0] - 1, one.ids[-1] + 1
+        known = records.known_ids(self._database, self._file, before, after + 1)
+        inside = int(np.count_nonzero((known > before) & (known < after)))
+        claimed = {int(other.ids[0]) for other in kept} | {int(other.ids[-1]) for other in kept}
+        left_out = [id for id in (before, after) if id in known and id not in claimed]
+        return inside < len(one.ids) and bool(left_out)
 
     def _codes(self, segment: int) -> Codes:
         """Whatever codes are in a segment's file, its header aside."""

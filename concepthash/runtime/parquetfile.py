@@ -7,20 +7,18 @@ Columns: ``id`` int64, ``code`` fixed-size binary of K / 8 bytes, and of a galle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from concepthash.bundle import BIT_ORDER
-from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import BackendError
 from concepthash.files import replacing
-from concepthash.runtime.entries import Entry, valid_text
+from concepthash.runtime.entries import valid_text
 from concepthash.runtime.foreign import Block, Content, unreadable
-from concepthash.runtime.planes import Ids
+from concepthash.runtime.items import Items
 
 
 def read(path: Path) -> Content:
@@ -48,48 +46,36 @@ def read(path: Path) -> Content:
     return Content(8 * kind.byte_width, concepts, _blocks(file, kind.byte_width, path))
 
 
-def write(
-    path: Path,
-    layout: CodeLayout,
-    blocks: Iterable[tuple[Codes, Ids]],
-    *,
-    entries: Iterator[Entry] | None = None,
-    fingerprint: str | None = None,
-) -> None:
-    """Write codes with their ids, whole or not at all.
+def write(path: Path, items: Items) -> None:
+    """Write codes with their ids, whole or not at all; paths and labels too if they are known.
 
     Args:
         path: the file.
-        layout: of the codes.
-        blocks: codes and ids.
-        entries: the images, in the order of the codes.
-        fingerprint: of the model that made them.
+        items: what to write.
 
     Raises:
         BackendError: without pyarrow.
         OSError: if the file cannot be written; an earlier one is then intact.
     """
     arrow, parquet = pyarrow()
+    layout, named = items.layout, items.fingerprint is not None
     fields = [("id", arrow.int64()), ("code", arrow.binary(layout.nbytes))]
-    if entries is not None:
+    if named:
         fields += [("path", arrow.string()), ("label", arrow.string())]
     said = {"bits": layout.bits, "concepts": layout.concepts, "bit_order": BIT_ORDER}
-    if fingerprint is not None:
-        said["fingerprint"] = fingerprint
+    if items.fingerprint is not None:
+        said["fingerprint"] = items.fingerprint
     schema = arrow.schema(fields, {key: str(value) for key, value in said.items()})
     with replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
-        for codes, ids in blocks:
-            raw = [None, arrow.py_buffer(np.ascontiguousarray(codes))]
-            column = arrow.FixedSizeBinaryArray.from_buffers(
-                schema.field("code").type, len(ids), raw
-            )
-            columns = [arrow.array(ids), column]
-            if entries is not None:
-                images = list(islice(entries, len(ids)))
-                columns.append(
-                    arrow.array([valid_text(str(i.path)) for i in images], arrow.string())
-                )
-                columns.append(arrow.array([i.label for i in images], arrow.string()))
+        for block in items.source:
+            raw = [None, arrow.py_buffer(np.ascontiguousarray(block.codes))]
+            kind = schema.field("code").type
+            codes = arrow.FixedSizeBinaryArray.from_buffers(kind, len(block.ids), raw)
+            columns = [arrow.array(block.ids), codes]
+            if named:
+                paths = [valid_text(path or "") for path in block.paths]
+                columns += [arrow.array(paths, arrow.string())]
+                columns += [arrow.array(block.labels, arrow.string())]
             writer.write_table(arrow.table(columns, schema=schema))
 
 

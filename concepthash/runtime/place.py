@@ -7,7 +7,7 @@ from pathlib import Path
 
 from concepthash.errors import GalleryError
 from concepthash.runtime import schema
-from concepthash.runtime.storage import storage_errors, writer_lock
+from concepthash.runtime.storage import SHARDS, storage_errors, writer_lock
 
 SUFFIX = ".chg"
 DATABASE = "gallery.sqlite"
@@ -16,6 +16,8 @@ TABLES = "tables"
 LOCK = "lock"
 ASIDE = "damaged-"
 """Begins the names of the folders a repair keeps what it replaced in."""
+FETCHED = "fetched.json"
+"""Lies beside a gallery that is the local copy of a published one."""
 
 _OURS = {
     LOCK,
@@ -24,6 +26,16 @@ _OURS = {
     DATABASE,
     *(f"{DATABASE}{side}" for side in (".new", ".new-wal", ".new-shm", "-wal", "-shm", "-journal")),
 }
+
+
+def anchor_folder(path: Path) -> Path:
+    """The folder that stored paths start from: of a shard, the one that holds the whole gallery.
+
+    Of a copy of a published gallery it is the current one: the photos are not beside the copy.
+    """
+    folder = path.resolve().parent
+    folder = folder.parent if (folder / SHARDS).is_file() else folder
+    return Path.cwd() if (folder / FETCHED).is_file() else folder
 
 
 def strays(folder: Path) -> list[Path]:
@@ -41,7 +53,8 @@ def refuse_strays(folder: Path) -> None:
         GalleryError: naming one that is not.
     """
     for stray in strays(folder):
-        raise _taken(f"something else ({stray.name})", folder)
+        sharded = (folder / SHARDS).exists()
+        raise _taken("a gallery" if sharded else f"something else ({stray.name})", folder)
 
 
 def refuse_gallery(folder: Path) -> None:
@@ -66,6 +79,17 @@ def refuse_target(path: Path) -> None:
         )
 
 
+def new_aside(folder: Path) -> Path:
+    """An empty folder in a gallery's, to keep what a repair replaces; for the only writer."""
+    for half in folder.glob(f"{ASIDE}*/.*.tmp"):  # of a repair that was killed
+        half.unlink()
+    number = 1
+    while (aside := folder / f"{ASIDE}{number}").exists() and any(aside.iterdir()):
+        number += 1
+    aside.mkdir(exist_ok=True)
+    return aside
+
+
 def _taken(what: str, folder: Path) -> GalleryError:
     return GalleryError(
         f"the folder holds {what} already",
@@ -87,6 +111,8 @@ def discard(path: str | Path) -> None:
         with writer_lock(folder / LOCK):
             schema.refuse_foreign(folder / DATABASE)
             (folder / DATABASE).unlink(missing_ok=True)
+            for left in folder.glob(f"{DATABASE}*"):  # readers leave what belongs to it
+                left.unlink()
             shutil.rmtree(folder / TABLES, ignore_errors=True)
             for pattern in ("*.codes", "*.ids"):
                 for file in (folder / SEGMENTS).glob(pattern):

@@ -1,115 +1,107 @@
-"""One pass over the photos on disk, and the smallest change that makes a gallery agree."""
+"""One pass over the photos of the sources, and the smallest change that makes a gallery agree."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from concepthash.codes import Codes
 from concepthash.errors import GalleryError, Skipped
-from concepthash.files import sha256
-from concepthash.images import find_images
-from concepthash.runtime.entries import Entry, IndexReport, valid_text
-from concepthash.runtime.gallery import Gallery
-from concepthash.runtime.hasher import Hashed, Hasher
+from concepthash.runtime.engine import Engine, Outcome, Photo
+from concepthash.runtime.entries import Entry, IndexReport, Url
+from concepthash.runtime.galleries import AnyGallery
+from concepthash.runtime.sources import Found, PhotoSource, is_gone, row_of
 
 Labels: TypeAlias = "Literal['folder'] | Mapping[str, str] | Mapping[Path, str] | None"
 
-
-@dataclass(frozen=True)
-class Photo:
-    """A file on disk, and the image the gallery has from its path."""
-
-    entry: Entry
-    known: Entry | None
+_DIGEST = 32
 
 
 class Reconciler:
     """The state of one run of :func:`concepthash.runtime.indexing.index_images`.
 
+    It is the desk (:class:`concepthash.runtime.engine.Desk`) of whoever hashes.
+
     Args:
         gallery: open; None stands for an empty one, for a dry run.
-        roots: folders and files, absolute, and what the user calls them.
+        sources: what the user named.
         labels: where labels come from.
-        write: false in a dry run: count what would change.
+        dry: count what would change, and write nothing.
         commit_every: changes a commit.
-        progress: called with :attr:`report` after every file.
+        progress: called with :attr:`report` after every photo.
     """
 
     def __init__(
         self,
-        gallery: Gallery | None,
-        roots: Mapping[Path, Path],
+        gallery: AnyGallery | None,
+        sources: Sequence[PhotoSource],
         *,
         labels: Labels,
-        write: bool,
+        dry: bool,
         commit_every: int,
         progress: Callable[[IndexReport], None] | None,
     ) -> None:
         self.report = IndexReport()
+        self.dry = dry
         self._gallery = gallery
-        self._roots = roots
+        self._sources = sources
+        self._roots = {source.root: source for source in sources if source.root is not None}
         self._label = labeller(labels)
-        self._write = write
         self._commit_every = commit_every
         self._progress = progress
         self._seen: set[int] = set()
-        self._empty = set(roots)  # those without a single photo so far
-        # Contents on their way through the model, in its order, and the photos that have them.
-        self._hashing: deque[str] = deque()
-        self._waiting: dict[str, list[Photo]] = {}
+        self._empty = set(self._roots)  # those without a single photo so far
         # The next commit.
         self._new: list[tuple[Entry, Codes]] = []
         self._updates: list[Entry] = []
         self._gone: set[int] = set()
         self._fresh: dict[str, Codes] = {}
 
-    def images(self, hasher: Hasher) -> None:
-        """Compare every file below the roots with the gallery; hash what is new to it."""
-        with closing(digested(self._unknown(), threads=hasher.threads)) as photos:
-            needed = self._unhashed(photos)
-            if not self._write:
-                nothing = np.zeros(hasher.layout.nbytes, np.uint8)
-                for path in needed:
-                    self._take(Hashed(path, nothing))
-                return
-            with closing(hasher.hash(needed, waits=self.report.waits)) as records:
-                for record in records:
-                    self.report.hashed += 1
-                    self._take(record)
+    def images(self, engine: Engine) -> None:
+        """Compare every photo of the sources with the gallery; have hashed what is new to it."""
+        engine.process(self._unknown(), self)
 
     def prune(self, *, emptied: bool) -> None:
-        """Remove the images below the roots whose file is gone.
+        """Remove the images below the roots whose photo is gone.
 
         Raises:
             GalleryError: if a root has no photo any more, and ``emptied`` does not allow it.
         """
         if self._gallery is None:
             return
-        here, roots = Path.cwd(), set(self._roots)
+        here = Path.cwd()
         gone = set()
         for entry in self._gallery.entries():
-            path = here / entry.path
-            above = roots.intersection((path, *path.parents))
-            if above and entry.id not in self._seen and is_gone(path):
+            path = entry.path if isinstance(entry.path, Url) else here / entry.path
+            above = self._above(path)
+            if above and entry.id not in self._seen and self._is_gone(path):
                 if not emptied and above <= self._empty:
                     raise self._emptied(min(above))
                 gone.add(entry.id)
         self._gone |= gone
         self.report.removed += len(gone)
 
+    def _above(self, path: Path) -> set[Path]:
+        """The roots that a path lies below."""
+        file = row_of(path)
+        found = self._roots.keys() & {path, *path.parents}
+        return found if file is None else found | (self._roots.keys() & {file})
+
+    def _is_gone(self, path: Path) -> bool:
+        """Whether a source says that it has the photo no more, or the disk, if none knows it."""
+        above = self._above(path)
+        return all(self._roots[root].gone(path) for root in above) if above else is_gone(path)
+
     def _emptied(self, root: Path) -> GalleryError:
         return GalleryError(
             "there is no photo here any more, though the gallery has images of it: "
             "nothing was removed",
-            where=self._roots[root],
+            where=self._roots[root].given,
             hint="mount the disk again; --prune all if the photos are gone for good, "
             "--no-prune to keep their images",
         )
@@ -118,7 +110,7 @@ class Reconciler:
         """Commit what has come together."""
         new, updates, gone = self._new, self._updates, self._gone
         self._new, self._updates, self._gone, self._fresh = [], [], set(), {}
-        if self._gallery is not None and self._write and (new or updates or gone):
+        if self._gallery is not None and not self.dry and (new or updates or gone):
             codes = np.stack([code for _, code in new]) if new else None
             added = [entry for entry, _ in new]
             self._seen.update(
@@ -126,81 +118,86 @@ class Reconciler:
             )
 
     def _unknown(self) -> Iterator[Photo]:
-        """The files whose size or time is not the one in the gallery."""
-        paths: set[Path] | None = set() if len(self._roots) > 1 else None  # roots may overlap
-        for root in self._roots:
+        """The photos whose size or time is not the one in the gallery."""
+        paths: set[Path] | None = set() if len(self._sources) > 1 else None  # they may overlap
+        for source in self._sources:
             unread = Skipped()
-            for path in find_images([root], unread):
-                self._empty.discard(root)
+            for found in source.photos(unread):
+                if source.root is not None:
+                    self._empty.discard(source.root)
                 if paths is not None:
-                    if path in paths:
+                    if found.path in paths:
                         continue
-                    paths.add(path)
-                photo = self._photo(path, root)
+                    paths.add(found.path)
+                photo = self._photo(found)
                 if photo is None:
                     continue
                 entry, known = photo.entry, photo.known
-                if known and (known.size, known.mtime_ns) == (entry.size, entry.mtime_ns):
+                marks = entry.size, entry.mtime_ns
+                if known and (known.size, known.mtime_ns) == marks and found.marked:
                     self._same(entry, known)
                 else:
                     yield photo
             for skip in unread.items:
                 self._skip(Path(skip.path), skip.reason)
 
-    def _photo(self, path: Path, root: Path) -> Photo | None:
-        known = self._gallery.find(path) if self._gallery is not None else None
-        try:
-            status = path.stat()
-        except OSError as error:
-            if is_gone(path):  # since it was listed; pruning takes care of the image
-                if path.is_symlink():
-                    self._skip(path, "a link to nothing")
-                return None
-            self._skip(path, error.strerror)
-            status = None
-        if known is not None:
+    def _photo(self, found: Found) -> Photo | None:
+        known = self._gallery.find(found.path) if self._gallery is not None else None
+        if known is not None and not (found.problem and is_gone(found.path)):
             self._seen.add(known.id)
-        if status is None:
+        if found.problem is not None:
+            self._skip(found.path, found.problem)
             return None
-        label = self._label(path, root)
-        return Photo(Entry(path, label, status.st_size, status.st_mtime_ns), known)
+        entry = Entry(found.path, self._label(found), found.size, found.mtime_ns)
+        return Photo(entry, known, found.place)
 
-    def _unhashed(self, photos: Iterable[tuple[Photo, str | OSError]]) -> Iterator[Path]:
-        """Settle what the content hash settles; the paths whose content the model must see."""
-        for photo, digest in photos:
-            entry, known = photo.entry, photo.known
-            if isinstance(digest, OSError):
-                self._skip(entry.path, digest.strerror)
-                continue
-            entry = replace(entry, sha256=digest)
-            if known is not None and known.sha256 == digest:
-                self._same(entry, known)
-            elif (old := self._lost(digest)) is not None:
-                self._move(entry, old, known)
-            elif (code := self._code(digest)) is not None:
-                self._keep(Photo(entry, known), code)
-            else:
-                waiting = self._waiting.setdefault(digest, [])
-                waiting.append(Photo(entry, known))
-                if len(waiting) == 1:
-                    self._hashing.append(digest)
-                    yield entry.path
+    def has(self, digest: str) -> bool:
+        """Whether the gallery has a content, or is about to."""
+        if digest in self._fresh:
+            return True
+        return self._gallery is not None and bool(self._gallery.same_content(digest))
 
-    def _take(self, record: Hashed) -> None:
-        """Act on what the model said of the next content."""
-        for photo in self._waiting.pop(self._hashing.popleft()):
-            if record.code is not None:
-                self._keep(photo, record.code)
-            else:
-                if photo.known is not None:
-                    self._drop(photo.known)
-                self._skip(photo.entry.path, record.error.what if record.error else "unknown")
+    def contents(self) -> npt.NDArray[np.uint8]:
+        """The digests the gallery has ``(n, 32)`` uint8."""
+        if self._gallery is None:
+            return np.empty((0, _DIGEST), np.uint8)
+        return self._gallery.contents()
+
+    def take(self, outcome: Outcome) -> bool:
+        """Act on what became of a photo; false if its content has to be hashed after all."""
+        photo, digest = outcome.photo, outcome.digest
+        known = photo.known
+        if digest is None:
+            self._skip(photo.entry.path, outcome.reason)
+            return True
+        entry = replace(photo.entry, sha256=digest)
+        if known is not None and known.sha256 == digest:
+            self._same(entry, known)
+        elif (old := self._lost(digest)) is not None:
+            self._move(entry, old, known)
+        elif (code := self._code(digest)) is not None:
+            self._keep(entry, known, code)
+        elif outcome.code is not None:
+            self._keep(entry, known, outcome.code)
+        elif outcome.reason is not None:
+            if known is not None:
+                self._drop(known)
+            self._skip(entry.path, outcome.reason)
+        elif self.dry:
+            self._keep(entry, known, np.empty(0, np.uint8))
+        else:  # another photo had this content, and has changed since
+            return False
+        return True
 
     def _lost(self, digest: str) -> Entry | None:
-        """An image with this content whose file is no longer where it was."""
+        """An image with this content whose photo is no longer where it was."""
         twins = self._gallery.same_content(digest) if self._gallery is not None else []
-        lost = (twin for twin in twins if twin.id not in self._seen and is_gone(twin.path))
-        return next(lost, None)
+        here = Path.cwd()
+        for twin in twins:
+            path = twin.path if isinstance(twin.path, Url) else here / twin.path
+            if twin.id not in self._seen and self._is_gone(path):
+                return twin
+        return None
 
     def _code(self, digest: str) -> Codes | None:
         """The code of this content, if an image has it."""
@@ -230,14 +227,14 @@ class Reconciler:
         self.report.moved += 1
         self._settled()
 
-    def _keep(self, photo: Photo, code: Codes) -> None:
-        if photo.known is None:
+    def _keep(self, entry: Entry, known: Entry | None, code: Codes) -> None:
+        if known is None:
             self.report.added += 1
         else:
-            self._gone.add(photo.known.id)
+            self._gone.add(known.id)
             self.report.changed += 1
-        self._new.append((photo.entry, code))
-        self._fresh[photo.entry.sha256] = code
+        self._new.append((entry, code))
+        self._fresh[entry.sha256] = code
         self._settled()
 
     def _drop(self, known: Entry) -> None:
@@ -250,10 +247,8 @@ class Reconciler:
 
     def _named(self, path: Path) -> Path:
         """A path as the user would write it."""
-        for root, name in self._roots.items():
-            if path.is_relative_to(root):
-                return name / path.relative_to(root)
-        return path
+        names = (source.named(path) for source in self._sources)
+        return next((name for name in names if name is not None), path)
 
     def _settled(self) -> None:
         if len(self._new) + len(self._updates) + len(self._gone) >= self._commit_every:
@@ -262,55 +257,15 @@ class Reconciler:
             self._progress(self.report)
 
 
-def digested(
-    photos: Iterable[Photo], *, threads: int
-) -> Generator[tuple[Photo, str | OSError], None, None]:
-    """Each photo with the sha256 of its file, in order, read by threads a little ahead."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="digest")
-    pending: deque[tuple[Photo, Future[str | OSError]]] = deque()
-    try:
-        for photo in photos:
-            pending.append((photo, pool.submit(_digest, photo.entry.path)))
-            if len(pending) > 2 * threads:
-                first, job = pending.popleft()
-                yield first, job.result()
-        for photo, job in pending:
-            yield photo, job.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _digest(path: Path) -> str | OSError:
-    try:
-        return sha256(path)
-    except OSError as error:
-        return error
-
-
-def is_gone(path: Path) -> bool:
-    """Whether there surely is no file: a folder that cannot be read is no proof."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def labeller(labels: Labels) -> Callable[[Path, Path], str | None]:
-    """A function from a photo's path and its root to its label, None where there is none."""
+def labeller(labels: Labels) -> Callable[[Found], str | None]:
+    """A function from a photo to its label, None where there is none."""
     if labels is None:
-        return lambda path, root: None
+        return lambda found: None
     if labels == "folder":
-        return _folder_name
+        return lambda found: found.label
     table = {_real(Path(path)): label for path, label in labels.items()}
-    return lambda path, root: table.get(_real(path))
+    return lambda found: table.get(_real(found.path))
 
 
 def _real(path: Path) -> Path:
     return path.parent.resolve() / path.name
-
-
-def _folder_name(path: Path, root: Path) -> str | None:
-    return None if root in (path, path.parent) else valid_text(path.parent.name)

@@ -15,9 +15,10 @@ from typing import Any
 from concepthash.errors import GalleryDamaged
 from concepthash.runtime import schema
 from concepthash.runtime.entries import Damage
+from concepthash.runtime.galleries import is_sharded
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.mend import Mender
-from concepthash.runtime.place import ASIDE, DATABASE, LOCK, SEGMENTS, TABLES, strays
+from concepthash.runtime.place import DATABASE, LOCK, SEGMENTS, TABLES, new_aside, strays
 from concepthash.runtime.salvage import salvage
 from concepthash.runtime.soundness import corruption
 from concepthash.runtime.storage import beyond_repair, storage_errors, writer_lock
@@ -34,6 +35,8 @@ class RepairReport:
         removed: images taken out because their codes or records are damaged.
         strays: files in the folder that are not the gallery's; nothing was done about them.
         aside: where what was replaced lies now; None if nothing was.
+        replaced: the shards that could not be saved and begin anew, of a sharded gallery.
+        shards: what was done to its other shards that were damaged.
     """
 
     gallery: Path
@@ -42,6 +45,8 @@ class RepairReport:
     removed: int = 0
     strays: list[Path] = field(default_factory=list)
     aside: Path | None = None
+    replaced: list[str] = field(default_factory=list)
+    shards: list[RepairReport] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -52,13 +57,17 @@ class RepairReport:
             "removed": self.removed,
             "strays": [str(file) for file in self.strays],
             "aside": None if self.aside is None else str(self.aside),
+            "replaced": self.replaced,
+            "shards": [shard.to_json() for shard in self.shards],
         }
 
     def __str__(self) -> str:
         lines = [f"{found.file}: {found.what}" for found in self.damage]
         lines += [f"{file}: not the gallery's, left alone" for file in self.strays]
-        if self.aside is not None:
-            lines.append(f"{self.aside}: what was replaced")
+        lines += [f"{name}: cannot be saved, begins anew" for name in self.replaced]
+        for aside in [self.aside, *(shard.aside for shard in self.shards)]:
+            if aside is not None:
+                lines.append(f"{aside}: what was replaced")
         done = f"{self.removed} images removed" if self.damage else "nothing to repair"
         return "\n".join([*lines, f"{done}, {self.images} in the gallery"])
 
@@ -70,6 +79,10 @@ def check(path: str | Path) -> list[Damage]:
         GalleryError: if there is no gallery, or it is of a newer format.
         GalleryUnreadable: if one of its files cannot be read: that is no damage.
     """
+    if is_sharded(path):
+        from concepthash.runtime.shardrepair import check_shards
+
+        return check_shards(Path(path))
     try:
         with Gallery.open(path) as gallery:
             return list(gallery.damage())
@@ -89,17 +102,23 @@ def repair(path: str | Path) -> RepairReport:
         GalleryLocked: if another process is writing to it.
     """
     folder = Path(path)
+    if is_sharded(folder):
+        from concepthash.runtime.shardrepair import repair_shards
+
+        return repair_shards(folder)
     report = RepairReport(folder, check(folder), strays=strays(folder))
     if report.damage:
         _require_readable(folder)
         with storage_errors(folder), writer_lock(folder / LOCK):
-            report.aside = _new_folder(folder)
-            try:
-                report.removed = _mend(folder, report.aside)
-            finally:
-                if not any(report.aside.iterdir()):
-                    report.aside.rmdir()
-                    report.aside = None
+            report.damage = check(folder)  # now that nobody replaces files meanwhile
+            if report.damage:
+                report.aside = new_aside(folder)
+                try:
+                    report.removed = _mend(folder, report.aside)
+                finally:
+                    if not any(report.aside.iterdir()):
+                        report.aside.rmdir()
+                        report.aside = None
     with Gallery.open(folder, write=bool(report.damage)) as gallery:
         report.images = len(gallery)
     return report
@@ -160,12 +179,3 @@ def _broken(file: Path) -> bool:
             return any(corruption(database, file))
     except GalleryDamaged:
         return True
-
-
-def _new_folder(folder: Path) -> Path:
-    number = 1
-    while (folder / f"{ASIDE}{number}").exists():
-        number += 1
-    aside = folder / f"{ASIDE}{number}"
-    aside.mkdir()
-    return aside

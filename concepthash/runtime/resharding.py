@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from concepthash.codes import Codes
-from concepthash.errors import MismatchError, UsageError
+from concepthash.errors import UsageError
 from concepthash.runtime.arguments import check_count
-from concepthash.runtime.index import HammingIndex
+from concepthash.runtime.index import HammingIndex, one_layout
 from concepthash.runtime.planes import Ids, Words, ids_at, to_codes
 
 _STEP = 1 << 20
@@ -22,18 +22,7 @@ def merge(indexes: Sequence[HammingIndex]) -> HammingIndex:
         UsageError: if there is none, or an id is in two of them.
         MismatchError: if they do not have one layout.
     """
-    if not indexes:
-        raise UsageError("no index to merge", where="indexes", hint="give one or more")
-    layout = indexes[0].layout
-    for number, index in enumerate(indexes):
-        if index.layout != layout:
-            raise MismatchError(
-                f"{index.bits} bits of {index.concepts} concepts do not merge with "
-                f"{layout.bits} bits of {layout.concepts}",
-                where=f"index {number}",
-                hint="merge indexes of one model",
-            )
-    merged = HammingIndex(layout.bits, layout.concepts)
+    merged = HammingIndex(*one_layout(indexes))
     for index in indexes:
         for codes, ids in pieces(index):
             merged.add(codes, ids)

@@ -129,6 +129,7 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
         if application != APPLICATION_ID:
             raise _foreign(file)
         check_version(database, file)
+        _check_tables(database, file)
         if write:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -139,13 +140,16 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def _connect(file: Path, query: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    database = sqlite3.connect(
         f"{file.resolve().as_uri()}?{query}",
         uri=True,
         isolation_level=None,
         timeout=_BUSY_SECONDS,
         check_same_thread=False,
     )
+    # A gallery may come from elsewhere: what is defined in it calls no function with side effects.
+    database.execute("PRAGMA trusted_schema = OFF")
+    return database
 
 
 def check_version(database: sqlite3.Connection, file: Path) -> None:
@@ -162,6 +166,17 @@ def check_version(database: sqlite3.Connection, file: Path) -> None:
             where=file,
             hint="pip install --upgrade concepthash, or chash index PHOTOS --rebuild",
         )
+
+
+def _check_tables(database: sqlite3.Connection, file: Path) -> None:
+    """Refuse a database that runs statements of its own, which may never end.
+
+    Raises:
+        GalleryError: if there are views or triggers in it.
+    """
+    others = "SELECT COUNT(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+    if database.execute(others).fetchone()[0]:
+        raise beyond_repair("there are views or triggers in the database, none of ours", file)
 
 
 def _foreign(file: Path) -> GalleryError:

@@ -80,6 +80,11 @@ class Segment:
         """What a scan reads."""
         return Part(self.planes, self.ids, self.dead)
 
+    def frozen(self) -> Segment:
+        """The rows as they are now, sealed; only the marks of removed ones are copied."""
+        dead = None if self.dead is None else self.dead.copy()
+        return Segment(self.planes, self.ids, ascending=self.ascending, sealed=True, dead=dead)
+
     def append(self, planes: Words, ids: Ids) -> None:
         """Add rows at the end; not of a sealed segment."""
         assert not isinstance(self._ids, range)

@@ -7,12 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from concepthash.codes import Codes
 from concepthash.errors import MismatchError, Skipped, UsageError
 from concepthash.files import new_folder
 from concepthash.runtime.entries import Entry
+from concepthash.runtime.galleries import AnyGallery, open_gallery
 from concepthash.runtime.gallery import Gallery
-from concepthash.runtime.place import SUFFIX, refuse_target
+from concepthash.runtime.place import refuse_target
+from concepthash.runtime.shardfile import Ids, Manifest, new_shards
+from concepthash.runtime.sharding import lay_out
 from concepthash.runtime.storage import damaged, storage_errors
 
 _COMMIT = 16384
@@ -55,10 +60,10 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> MergeReport:
     if not paths:
         raise UsageError("no gallery to merge", hint="chash index merge A.chg B.chg --out C.chg")
     refuse_target(out)
-    with Gallery.open(paths[0]) as first:
+    with open_gallery(paths[0]) as first:
         model = {"layout": first.layout, "fingerprint": first.fingerprint, "model": first.model}
     for path in paths[1:]:
-        with Gallery.open(path) as other:
+        with open_gallery(path) as other:
             if other.fingerprint != model["fingerprint"]:
                 raise MismatchError(
                     f"{path} was made with model {other.fingerprint[:8]} ({other.model}), "
@@ -75,13 +80,13 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> MergeReport:
         ) as merged,
     ):
         for path in paths:
-            with Gallery.open(path) as source:
+            with open_gallery(path) as source:
                 _add(merged, source, repeated)
         images = len(merged)
     return MergeReport(out, images, repeated)
 
 
-def _add(merged: Gallery, source: Gallery, repeated: Skipped) -> None:
+def _add(merged: Gallery, source: AnyGallery, repeated: Skipped) -> None:
     for entries, codes in _blocks(source):
         fresh = []
         for row, entry in enumerate(entries):
@@ -92,7 +97,7 @@ def _add(merged: Gallery, source: Gallery, repeated: Skipped) -> None:
         merged.add([entries[row] for row in fresh], codes[fresh])
 
 
-def _blocks(gallery: Gallery) -> Iterator[tuple[list[Entry], Codes]]:
+def _blocks(gallery: AnyGallery) -> Iterator[tuple[list[Entry], Codes]]:
     """All images in id order with their codes, some at a time."""
     for ids, codes in gallery.blocks():
         for low in range(0, len(ids), _COMMIT):
@@ -105,15 +110,18 @@ def _blocks(gallery: Gallery) -> Iterator[tuple[list[Entry], Codes]]:
 
 
 def split(gallery: str | Path, shards: int, out: str | Path) -> list[Path]:
-    """Share a gallery among new ones that together hold the same images under the same ids.
+    """Share a gallery among shards: the same images under the same ids, and the same answers.
 
-    Answers of the shards, merged by (distance, id), are those of the whole. Shard s holds a
-    stretch of the ids; their sizes differ by one image at most.
+    Shard s holds a stretch of the ids; their sizes differ by one image at most. What is added
+    later goes to the shard of its content.
 
     Args:
         gallery: the gallery; it stays as it is.
         shards: how many, from 1 to the number of its images.
-        out: a new folder, written whole or not at all: ``out/NAME-1.chg`` and so on.
+        out: the new sharded gallery, written whole or not at all.
+
+    Returns:
+        The shards, each of them a gallery that can be used alone.
 
     Raises:
         UsageError: if there cannot be so many shards.
@@ -121,7 +129,7 @@ def split(gallery: str | Path, shards: int, out: str | Path) -> list[Path]:
     """
     path, out = Path(gallery), Path(out)
     refuse_target(out)
-    with Gallery.open(path) as source:
+    with open_gallery(path) as source:
         images = len(source)
         if not 1 <= shards <= max(images, 1):
             raise UsageError(
@@ -129,20 +137,31 @@ def split(gallery: str | Path, shards: int, out: str | Path) -> list[Path]:
                 where=path,
                 hint="give a number from 1 to the number of images",
             )
-        names = [f"{path.resolve().stem}-{number + 1}{SUFFIX}" for number in range(shards)]
+        sizes = [images * (n + 1) // shards - images * n // shards for n in range(shards)]
+        made = new_shards(shards, _stretches(source, sizes), source.last_id())
+        manifest = Manifest(source.layout, source.fingerprint, source.model, made)
         with storage_errors(out), new_folder(out) as folder:
+            lay_out(folder, manifest)
             blocks = _blocks(source)
             held: list[tuple[list[Entry], Codes]] = []
-            for number, name in enumerate(names):
-                size = images * (number + 1) // shards - images * number // shards
-                with Gallery.create(
-                    folder / name,
-                    layout=source.layout,
-                    fingerprint=source.fingerprint,
-                    model=source.model,
-                ) as shard:
+            for listed, size in zip(made, sizes, strict=True):
+                with Gallery.open(folder / listed.name, write=True) as shard:
                     shard.restore(_take(blocks, held, size))
-    return [out / name for name in names]
+    return [out / listed.name for listed in made]
+
+
+def _stretches(source: AnyGallery, sizes: Sequence[int]) -> list[list[Ids]]:
+    """The first and last id of each shard, for images in id order."""
+    ends = np.cumsum(sizes)
+    places = np.unique([*(ends - np.array(sizes)), *(ends - 1)])
+    found: dict[int, int] = {}
+    start = 0
+    for ids, _ in source.blocks():
+        here = places[(places >= start) & (places < start + len(ids))]
+        found.update(zip(here.tolist(), ids[here - start].tolist(), strict=True))
+        start += len(ids)
+    cuts = zip((ends - np.array(sizes)).tolist(), (ends - 1).tolist(), strict=True)
+    return [[(found[first], found[last])] if first <= last else [] for first, last in cuts]
 
 
 def _take(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,19 +14,59 @@ from concepthash.codes import CodeLayout, Codes
 from concepthash.errors import GalleryError, MismatchError
 from concepthash.runtime import records
 from concepthash.runtime.codefiles import CodeFiles
-from concepthash.runtime.entries import Anchor, Damage, Entry, Labels, Stats
-from concepthash.runtime.place import DATABASE, TABLES
+from concepthash.runtime.entries import Anchor, Damage, Entry, Labels, Stats, place
+from concepthash.runtime.place import DATABASE, TABLES, anchor_folder
 from concepthash.runtime.records import Extent
 from concepthash.runtime.schema import Identity
-from concepthash.runtime.storage import damaged, storage_errors
+from concepthash.runtime.storage import bytes_below, damaged, storage_errors
 
 if TYPE_CHECKING:
     from concepthash.runtime.index import HammingIndex
+    from concepthash.runtime.shardreads import ShardedSnapshot
 
 
 Found = TypeVar("Found")
 
+_DIGEST = 32  # bytes of a SHA-256
+_ENDLESS = 1 << 48  # ids are below
 _TOGETHER = 500  # ids in one statement: SQLite may have been built to take 999 at most
+
+
+def joined(
+    blocks: Iterable[tuple[npt.NDArray[np.int64], Codes]], layout: CodeLayout
+) -> tuple[npt.NDArray[np.int64], Codes]:
+    """Ids and codes of blocks as two arrays; a single block is not copied."""
+    found = list(blocks)
+    if len(found) == 1:
+        return found[0]
+    ids = [ids for ids, _ in found]
+    codes = [codes for _, codes in found]
+    nothing = np.empty(0, np.int64), np.empty((0, layout.nbytes), np.uint8)
+    return np.concatenate([nothing[0], *ids]), np.concatenate([nothing[1], *codes])
+
+
+def no_image(id: int, gallery: Path) -> GalleryError:
+    """The error of an id without a record."""
+    return GalleryError(
+        f"no image has the id {id}",
+        where=gallery,
+        hint=f"an id of an answer; if it was one: chash index verify {gallery}",
+    )
+
+
+def check_model(gallery: Snapshot | ShardedSnapshot, fingerprint: str) -> None:
+    """Refuse to mix code spaces.
+
+    Raises:
+        MismatchError: if ``fingerprint`` is not the one the gallery's codes were made with.
+    """
+    if fingerprint != gallery.fingerprint:
+        raise MismatchError(
+            f"the gallery was made with model {gallery.fingerprint[:8]} ({gallery.model}), "
+            f"this one is {fingerprint[:8]}",
+            where=gallery.path,
+            hint="give the bundle the gallery was made with, or chash index ... --rebuild",
+        )
 
 
 class Snapshot:
@@ -39,13 +79,16 @@ class Snapshot:
         self._database = database
         self._identity = identity
         self._files = files
-        self._anchor = Anchor(path.resolve().parent)
+        self._anchor = Anchor(anchor_folder(path))
         self._maps: dict[int, Codes] = {}
         self._id_maps: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         rows = self._number("SELECT COALESCE(SUM(rows), 0) FROM batches")
-        return rows - self._number("SELECT COUNT(*) FROM tombstones")
+        removed = self._number("SELECT COUNT(*) FROM tombstones")
+        if removed > rows:
+            raise damaged(f"{removed} images were removed of {rows}", self._file)
+        return rows - removed
 
     def __repr__(self) -> str:
         layout = self.layout
@@ -73,13 +116,7 @@ class Snapshot:
         Raises:
             MismatchError: if ``fingerprint`` is not the one the codes were made with.
         """
-        if fingerprint != self.fingerprint:
-            raise MismatchError(
-                f"the gallery was made with model {self.fingerprint[:8]} ({self.model}), "
-                f"this one is {fingerprint[:8]}",
-                where=self.path,
-                hint="give the bundle the gallery was made with, or chash index ... --rebuild",
-            )
+        check_model(self, fingerprint)
 
     def entries(self, first: int = 0, last: int = records.LARGEST) -> Iterator[Entry]:
         """The images in id order: all, or those with ids from ``first`` to ``last``."""
@@ -93,7 +130,7 @@ class Snapshot:
         """
         for entry in self._entries("WHERE id = ?", id):
             return entry
-        raise GalleryError(f"no image has the id {id}", where=self.path)
+        raise no_image(id, self.path)
 
     def entries_of(self, ids: npt.ArrayLike) -> dict[int, Entry]:
         """The images with these ids, each once, looked up together.
@@ -136,7 +173,7 @@ class Snapshot:
             found.update(read(f"WHERE id IN ({','.join('?' * len(some))})", some))
         if len(found) < len(wanted):
             missing = next(id for id in wanted if id not in found)
-            raise GalleryError(f"no image has the id {missing}", where=self.path)
+            raise no_image(missing, self.path)
         return found
 
     def labels(self) -> Labels:
@@ -157,13 +194,51 @@ class Snapshot:
         numbers = np.fromiter((places[label] for _, label in pairs), np.int32, len(pairs))
         return Labels(ids, numbers, names)
 
+    def label_names(self) -> set[str]:
+        """The labels there are."""
+        labelled = "SELECT DISTINCT label FROM images WHERE label IS NOT NULL"
+        return {str(label) for (label,) in self._rows(labelled)}
+
     def find(self, path: str | Path) -> Entry | None:
         """The image indexed from a path; None if there is none."""
-        return next(self._entries("WHERE path = ?", self._anchor.key(Path(path))), None)
+        return next(self._entries("WHERE path = ?", self._anchor.key(place(path))), None)
+
+    def key(self, path: Path) -> str | bytes:
+        """A path as the gallery stores it."""
+        return self._anchor.key(path)
+
+    def ids_at(self, keys: Sequence[str | bytes]) -> dict[str | bytes, int]:
+        """The ids of the images indexed from stored paths, of those there are."""
+        return dict(self._known("path, id", "path", keys))
+
+    def keys_of(self, ids: Sequence[int]) -> dict[int, str | bytes]:
+        """The stored paths of the images with these ids, of those there are."""
+        return dict(self._known("id, path", "id", ids))
+
+    def _known(
+        self, columns: str, column: str, values: Sequence[object]
+    ) -> Iterator[tuple[Any, ...]]:
+        for first in range(0, len(values), _TOGETHER):
+            some = values[first : first + _TOGETHER]
+            places = ",".join("?" * len(some))
+            yield from self._rows(
+                f"SELECT {columns} FROM images WHERE {column} IN ({places})", *some
+            )
 
     def same_content(self, sha256: str) -> list[Entry]:
         """The images whose file had this content, in id order."""
         return list(self._entries("WHERE sha256 = ? ORDER BY id", bytes.fromhex(sha256)))
+
+    def contents(self) -> npt.NDArray[np.uint8]:
+        """The digests of all images, each once: ``(n, 32)`` uint8, in no order to rely on.
+
+        Raises:
+            GalleryError: if one is damaged.
+        """
+        digests = [digest for (digest,) in self._rows("SELECT DISTINCT sha256 FROM images")]
+        if not all(isinstance(digest, bytes) and len(digest) == _DIGEST for digest in digests):
+            raise damaged("the digest of an image is damaged", self._file)
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
 
     def code(self, id: int) -> Codes:
         """The code of an image ``(K / 8,)`` uint8.
@@ -191,13 +266,7 @@ class Snapshot:
         Raises:
             GalleryError: if a segment is missing or truncated.
         """
-        blocks = list(self.blocks())
-        if len(blocks) == 1:
-            return blocks[0]
-        ids = [ids for ids, _ in blocks]
-        codes = [codes for _, codes in blocks]
-        nothing = np.empty(0, np.int64), np.empty((0, self.layout.nbytes), np.uint8)
-        return np.concatenate([nothing[0], *ids]), np.concatenate([nothing[1], *codes])
+        return joined(self.blocks(), self.layout)
 
     def index(self) -> HammingIndex:
         """A search index over the images there are.
@@ -220,7 +289,7 @@ class Snapshot:
             planes = codes.view(WORD).T if whole else to_words(codes, self.layout)
             ids = self._ids(extent)
             segments.append(Segment(planes, ids, ascending=True, sealed=True, dead=dead))
-        index = HammingIndex.of(self.layout, segments, self._last_id())
+        index = HammingIndex.of(self.layout, segments, self.last_id())
         tables = tablestore.find(self.path / TABLES, self._identity.gallery, extents)
         if tables is not None:
             index.attach(tables)
@@ -230,7 +299,7 @@ class Snapshot:
         """The gallery in numbers."""
         committed = self._extents()
         with storage_errors(self.path, reading=True):
-            total = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+            total = bytes_below(self.path)
         return Stats(
             images=len(self),
             labels=self._number("SELECT COUNT(DISTINCT label) FROM images"),
@@ -288,10 +357,26 @@ class Snapshot:
             return int(value)
         raise damaged("a record of the gallery is missing", self._file)
 
-    def _last_id(self) -> int:
+    def last_id(self) -> int:
         """The largest id ever given."""
         given = "SELECT MAX(seq) AS id FROM sqlite_sequence UNION SELECT MAX(id) FROM images"
-        return self._number(f"SELECT COALESCE(MAX(id), 0) FROM ({given})")
+        last = self._number(f"SELECT COALESCE(MAX(id), 0) FROM ({given})")
+        if last >= _ENDLESS:
+            raise damaged(f"the last id is {last}, which no gallery reaches", self._file)
+        return last
+
+    def end_ids(self) -> list[int]:
+        """The first id of each segment, and the largest of an image."""
+        last = self._number("SELECT COALESCE(MAX(id), 0) FROM images")
+        return [*(extent.first_id for extent in self._extents()), *[last] * (last > 0)]
+
+    def known_ids(self) -> npt.NDArray[np.int64]:
+        """The ids of all images that are there, or whose codes are, ascending."""
+        return records.known_ids(self._database, self._file, 0, records.LARGEST)
+
+    def paths(self) -> Iterator[tuple[str | bytes, int]]:
+        """Every path as it is stored, in the order of the bytes, and the id of its image."""
+        yield from self._rows("SELECT path, id FROM images ORDER BY path")
 
     def _extents(self) -> list[Extent]:
         return records.extents(self._database, self._file)

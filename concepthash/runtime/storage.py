@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from concepthash.errors import (
     GalleryDamaged,
     GalleryError,
     GalleryLocked,
+    GalleryLost,
     GalleryUnreadable,
 )
 from concepthash.files import list_command, reason
+from concepthash.locks import lock_now
 
-if sys.platform == "win32":
-    import msvcrt
-
-    _FAR = 1 << 30  # the lock lies beyond the text, which stays readable
-
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, _FAR, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+SHARDS = "shards.json"
+"""The file that makes a folder of galleries a sharded gallery."""
 
 _VERIFY = "run the command again; chash index verify GALLERY says whether the files are whole"
 _DENIED = (errno.EACCES, errno.EPERM)
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SHM_BYTES = 1 << 15
+_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _NAMING_SECONDS = 0.05
 """What a writer needs at most from taking the lock to writing its process id."""
 
@@ -54,11 +45,13 @@ def writer_lock(file: Path) -> Iterator[None]:
     """
     if file.is_dir():
         raise GalleryError("a folder is where the lock should be", where=file, hint=f"rmdir {file}")
+    if file.is_symlink():  # what it leads to would be overwritten
+        raise GalleryError("a link is where the lock should be", where=file, hint=f"rm {file}")
     with storage_errors(file):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NOT_THROUGH_LINKS, 0o666)
     try:
         try:
-            _lock(descriptor)
+            lock_now(descriptor)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
                 raise
@@ -69,9 +62,10 @@ def writer_lock(file: Path) -> Iterator[None]:
                 where=file,
                 hint=f"wait until it has finished; ps -p {holder} shows what it is",
             ) from None
-        with storage_errors(file):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+        if os.fstat(descriptor).st_nlink == 1:  # else it is another file too, as in a backup
+            with storage_errors(file):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
         os.close(descriptor)
@@ -91,6 +85,16 @@ def storage_errors(where: Path, *, reading: bool = False) -> Iterator[None]:
         raise damaged("the database is damaged: text that is not Unicode", where) from error
     except OSError as error:
         raise _from_system(error, where, reading=reading) from error
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder; those that a writer deletes meanwhile do not count."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def disk_full(where: Path) -> GalleryError:
@@ -132,9 +136,17 @@ def _from_system(error: OSError, where: Path, *, reading: bool) -> GalleryError:
     return GalleryError(f"the system reports: {error.strerror or error}", where=where, hint=_VERIFY)
 
 
+def _no_room(where: Path) -> bool:
+    """Whether SQLite could not make its -shm file bigger: it does not call that a full disk."""
+    try:
+        return shutil.disk_usage(where.parent).free < _SHM_BYTES
+    except OSError:
+        return False
+
+
 def _from_sqlite(error: sqlite3.Error, where: Path) -> GalleryError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(where)):
         return disk_full(where)
     if code == sqlite3.SQLITE_READONLY:
         return read_only(where)
@@ -164,14 +176,23 @@ def damaged(what: str, where: Path) -> GalleryDamaged:
     """The error of a file whose content is not what was committed."""
     folder = where.parent.parent if where.parent.name == "segments" else where.parent
     return GalleryDamaged(
-        what, where=where, hint=f"chash index repair {folder}, or restore it from a backup"
+        what, where=where, hint=f"chash index repair {_whole(folder)}, or restore it from a backup"
     )
 
 
-def beyond_repair(what: str, where: Path) -> GalleryError:
-    """The error of a gallery that a repair cannot save."""
-    return GalleryError(
+def beyond_repair(what: str, where: Path) -> GalleryLost:
+    """The error of a gallery that a repair cannot save; of a shard, it can save the others."""
+    folder = _whole(where.parent)
+    command = f"chash index PHOTOS --out {folder} --rebuild"
+    if folder != where.parent:
+        command = f"chash index repair {folder} goes on with the other shards"
+    return GalleryLost(
         f"{what}: it cannot be repaired",
         where=where,
-        hint=f"restore it from a backup, or chash index PHOTOS --out {where.parent} --rebuild",
+        hint=f"restore it from a backup, or {command}",
     )
+
+
+def _whole(folder: Path) -> Path:
+    """The gallery that a command is for: of a shard, the one it belongs to."""
+    return folder.parent if (folder.parent / SHARDS).is_file() else folder

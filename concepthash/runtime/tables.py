@@ -10,7 +10,7 @@ a code not seen yet has d_t > s_t in every table, so its distance is at least su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -59,13 +59,14 @@ class Misses:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables over the rows ``0 .. rows`` of an index; they hold row numbers, never ids.
+    """Tables over rows of an index; they hold row numbers, never ids.
 
     Args:
         layout: of the codes.
         copy_codes: whether sub-codes are copied beside the row numbers: 10 instead of 4 bytes a
             table and code, for speed.
-        runs: what was built at one time; older first, each at least twice the next.
+        runs: what was built at one time, in the order of their rows. Those built here cover the
+            rows ``0 .. rows``, each at least twice the next; :func:`chained` ones may leave gaps.
     """
 
     layout: CodeLayout
@@ -91,8 +92,13 @@ class Tables:
 
     @cached_property
     def rows(self) -> int:
-        """How many rows they cover, from the first."""
+        """How many rows they cover."""
         return sum(run.rows for run in self.runs)
+
+    @property
+    def end(self) -> int:
+        """The row behind the last they cover."""
+        return self.runs[-1].first + self.runs[-1].rows if self.runs else 0
 
     @cached_property
     def arguments(self) -> list[tuple[npt.NDArray[np.uint8], int, int]]:
@@ -105,10 +111,10 @@ class Tables:
         return sum(run.block.nbytes for run in self.runs)
 
     def extend(self, parts: Sequence[Part], *, threads: int = 1) -> Tables:
-        """Tables that cover all rows of ``parts``, of which these cover the first.
+        """Tables that cover all rows of ``parts``, of which these cover some.
 
         Only what is new is sorted, with the runs before it that are less than twice as long: a row
-        is sorted again at most log2(n) times, and there are at most log2(n) runs.
+        is sorted again at most log2(n) times, and there are at most log2(n) runs behind a gap.
 
         Raises:
             BackendError: without the native kernel.
@@ -122,13 +128,13 @@ class Tables:
                 hint="chash doctor",
             )
         total = sum(len(part.ids) for part in parts)
-        if total < self.rows:
+        if total < self.end:
             raise UsageError(
-                f"the tables cover {self.rows} rows, the index has {total}",
+                f"the tables cover {self.end} rows, the index has {total}",
                 where="tables",
                 hint="build them again: chash index --accelerate",
             )
-        runs, first = list(self.runs), self.rows
+        runs, first = list(self.runs), self.end
         while runs and first < total and runs[-1].rows < 2 * (total - first):
             first = runs.pop().first
         runs += [
@@ -137,13 +143,14 @@ class Tables:
                 parts,
                 self.layout,
                 low,
-                min(_MOST_ROWS, total - low),
+                min(_MOST_ROWS, high - low),
                 self.copy_codes,
                 threads,
             )
-            for low in range(first, total, _MOST_ROWS)
+            for start, high in gaps(runs, total)
+            for low in range(start, high, _MOST_ROWS)
         ]
-        return Tables(self.layout, self.copy_codes, tuple(runs))
+        return Tables(self.layout, self.copy_codes, tuple(sorted(runs, key=lambda run: run.first)))
 
     def save(self, path: Path, key: bytes | str) -> None:
         """Write a file; ``key`` says which codes they are of, and is needed to open them.
@@ -171,6 +178,32 @@ class Tables:
                 raise damaged(path)
             first += run.rows
         return cls(file.layout, file.copied, file.runs)
+
+
+def chained(stretches: Iterable[tuple[int, Sequence[Tables]]]) -> tuple[Tables, ...]:
+    """Tables of indexes that lie one behind another, as tables of all: at most one of each kind.
+
+    Args:
+        stretches: the row each index begins at, and its tables.
+    """
+    layouts: dict[bool, CodeLayout] = {}
+    runs: dict[bool, list[Run]] = {}
+    for first, some in stretches:
+        for tables in some:
+            layouts[tables.copy_codes] = tables.layout
+            moved = [run._replace(first=first + run.first) for run in tables.runs]
+            runs.setdefault(tables.copy_codes, []).extend(moved)
+    return tuple(Tables(layouts[copied], copied, tuple(some)) for copied, some in runs.items())
+
+
+def gaps(runs: Iterable[Run], total: int) -> list[tuple[int, int]]:
+    """The stretches of the rows ``0 .. total`` that no run covers."""
+    found, first = [], 0
+    for run in sorted(runs, key=lambda run: run.first):
+        if first < run.first:
+            found.append((first, run.first))
+        first = run.first + run.rows
+    return [*found, (first, total)] if first < total else found
 
 
 def verify(path: Path, key: bytes | str) -> None:

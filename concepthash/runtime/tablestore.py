@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from concepthash.errors import GalleryError
+from concepthash.files import half_written
 from concepthash.runtime.records import Extent
 from concepthash.runtime.storage import storage_errors
 from concepthash.runtime.tables import Tables, verify
@@ -57,13 +58,18 @@ def store(folder: Path, gallery: str, extents: Sequence[Extent], tables: Tables)
         folder.mkdir(exist_ok=True)
         tables.save(_file(folder, tables.rows), _key(gallery, extents, tables.rows))
         for other in folder.iterdir():
-            if other != _file(folder, tables.rows):
+            # Only files of ours: the folder may be a link to anywhere.
+            ours = half_written(other.name) or other.suffix == SUFFIX
+            if ours and other != _file(folder, tables.rows):
                 with suppress(PermissionError):  # Windows: a reader has mapped it
                     other.unlink()
 
 
 def _stored(folder: Path) -> list[int]:
-    return [int(file.stem) for file in folder.glob(f"*{SUFFIX}") if file.stem.isdecimal()]
+    files: list[Path] = []
+    with suppress(OSError):  # none yet, or a writer has just deleted it
+        files += folder.iterdir()
+    return [int(file.stem) for file in files if file.suffix == SUFFIX and file.stem.isdecimal()]
 
 
 def _file(folder: Path, rows: int) -> Path:

@@ -24,6 +24,18 @@ from concepthash.runtime.snapshot import Snapshot
 from concepthash.runtime.storage import storage_errors
 
 
+def codes_of(images: Sequence[Entry], codes: npt.ArrayLike | None, layout: CodeLayout) -> Codes:
+    """The codes of images that are added, ``(n, K / 8)`` uint8; None stands for those of none.
+
+    Raises:
+        MismatchError: if they are not as many or as wide as they should be.
+    """
+    packed = layout.check(np.empty((0, layout.nbytes), np.uint8) if codes is None else codes)
+    if len(packed) != len(images):
+        raise MismatchError(f"{len(images)} images need as many codes, got {len(packed)}")
+    return packed
+
+
 class Writer(Snapshot):
     """What :class:`concepthash.runtime.gallery.Gallery` can change; ``write`` says if it may."""
 
@@ -77,12 +89,8 @@ class Writer(Snapshot):
             MismatchError, GalleryError: as :meth:`add`; nothing is changed then.
         """
         self._require_writer()
-        packed = self.layout.check(
-            np.empty((0, self.layout.nbytes), np.uint8) if codes is None else codes
-        )
-        if len(packed) != len(add):
-            raise MismatchError(f"{len(add)} images need as many codes, got {len(packed)}")
-        first = self._last_id() + 1
+        packed = codes_of(add, codes, self.layout)
+        first = self.last_id() + 1
         batches = self._files.append(
             packed,
             first_id=first,
@@ -90,7 +98,7 @@ class Writer(Snapshot):
             last_segment=self._last_segment(),
         )
         with self.transaction() as database:
-            numbers = [(id,) for id in remove]
+            numbers = [(int(id),) for id in remove]  # SQLite takes numpy's for blobs
             known = "INSERT OR IGNORE INTO tombstones SELECT id FROM images WHERE id = ?"
             database.executemany(known, numbers)
             database.executemany("DELETE FROM images WHERE id = ?", numbers)
@@ -103,6 +111,14 @@ class Writer(Snapshot):
             self._insert(database, [replace(e, id=id) for e, id in zip(add, ids, strict=True)])
             records.write_batches(database, batches)
         return ids
+
+    def start_ids(self, first: int) -> None:
+        """Give new images ids from ``first`` on, unless larger ones were given already."""
+        self._require_writer()
+        if self.last_id() < first - 1:
+            with self.transaction() as database:
+                database.execute("DELETE FROM sqlite_sequence WHERE name = 'images'")
+                database.execute("INSERT INTO sqlite_sequence VALUES ('images', ?)", (first - 1,))
 
     def restore(self, blocks: Iterable[tuple[list[Entry], Codes]]) -> None:
         """Fill an empty gallery with images that keep their ids.

@@ -22,11 +22,11 @@ from concepthash.errors import BundleError, ConceptHashError, MismatchError, Usa
 from concepthash.explain.explanation import Explanation, explanation
 from concepthash.explain.heat import HEAT_STOPS, concept_colour
 from concepthash.images import Pixels
-from concepthash.runtime.answers import Hit
+from concepthash.runtime.answers import Found
 from concepthash.runtime.entries import Entry
 from concepthash.runtime.hasher import Hasher
 from concepthash.serve.batching import Batcher, Busy, Results
-from concepthash.serve.held import Asked, Held, Items
+from concepthash.serve.held import AnyHeld, Asked, Counts, Held, Items
 from concepthash.serve.limits import Limits, Stats, Status
 from concepthash.serve.photos import Decoder, TooLarge
 from concepthash.serve.thumbnails import Thumbnails, View
@@ -53,6 +53,8 @@ class Engine:
         reload_seconds: between two looks for what was committed to the gallery.
         tell: told a line for the operator: before an engine is built anew, which takes minutes,
             and when the gallery can no longer be followed, and can again.
+        held: what holds the gallery, given the fingerprint of the model and how many threads a
+            search may have; by default this process does.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Engine:
         limits: Limits | None = None,
         reload_seconds: float = 2.0,
         tell: Callable[[str], None] | None = None,
+        held: Callable[[str, int], AnyHeld] | None = None,
     ) -> None:
         self.limits = limits = limits or Limits()
         self.bundle = bundle
@@ -79,7 +82,9 @@ class Engine:
         self._searches: Batcher[_Query | _Call, Any] = Batcher(
             "search", self._search, bound=limits.queue, most=limits.batch, seconds=limits.seconds
         )
+        self._open_held = held or (lambda model, count: Held(gallery, model, threads=count))
         self._trouble: dict[str, str] = {}
+        self._partial = 0
         self._tell = tell or (lambda _: None)
         self._named = _changed(bundle)
         self._stopping = False
@@ -129,7 +134,7 @@ class Engine:
         """Look for a newer state of the gallery at once."""
         self._look.set()
 
-    async def search(self, code: Codes, asked: Asked) -> tuple[Hit, ...]:
+    async def search(self, code: Codes, asked: Asked) -> Found:
         """The hits of a code ``(K / 8,)`` uint8, nearest first.
 
         Raises:
@@ -137,6 +142,7 @@ class Engine:
             TimeoutError: if it waited too long for its turn.
             MismatchError: if the code does not have the gallery's width.
             UsageError: if something else that was asked for is out of range.
+            BackendError: if the gallery is in shards elsewhere, and none answers.
         """
         if code.dtype != np.uint8 or code.shape != (self._hasher.layout.nbytes,):
             raise MismatchError(
@@ -144,11 +150,12 @@ class Engine:
                 where="code",
                 hint="POST /v1/hash gives one",
             )
-        if asked.k > self.limits.k:
-            what = f"{asked.k} hits are more than {self.limits.k}"
+        if asked.k is None or asked.k > self.limits.k:
+            what = f"{'all' if asked.k is None else asked.k} hits are more than {self.limits.k}"
             raise UsageError(what, where="k", hint=f"k={self.limits.k}")
-        hits: tuple[Hit, ...] = await self._searches.submit((code, asked))
-        return hits
+        found: Found = await self._searches.submit((code, asked))
+        self._partial += bool(found.missing)
+        return found
 
     async def hash(self, image: bytes, *, name: str = "photo") -> Explanation:
         """The code of an encoded photo, and why it has it.
@@ -221,9 +228,14 @@ class Engine:
         items: Items = await self._call(lambda: self._held.items(label, after, limit))
         return items
 
-    async def labels(self) -> tuple[tuple[str | None, int], ...]:
+    async def labels(self) -> Counts:
         """Each label and how many images have it, sorted; None, for those without, is last."""
         return self._held.counts
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Shards that give no answer at present."""
+        return self._held.missing
 
     @property
     def concept_names(self) -> tuple[str, ...]:
@@ -251,11 +263,20 @@ class Engine:
     def health(self) -> tuple[Status, str | None]:
         """Whether it answers, and what is wrong if anything is."""
         status: Status = "ok"
+        held = self._held
+        trouble = list(self._trouble.values())
+        if not held.answering:
+            trouble.append("no shard of the gallery answers")
+        elif held.missing:
+            trouble.append(f"no answer from {', '.join(held.missing)}: answers are partial")
+        if held.trouble:
+            trouble.append(held.trouble)
         if self._stopping:
             status = "stopping"
-        elif self._trouble:
-            status = "failing" if "model" in self._trouble else "degraded"
-        return status, "; ".join(self._trouble.values()) or None
+        elif trouble:
+            failing = "model" in self._trouble or not held.answering
+            status = "failing" if failing else "degraded"
+        return status, "; ".join(trouble) or None
 
     def stats(self) -> Stats:
         """What it holds and has done, now."""
@@ -270,6 +291,8 @@ class Engine:
             reloads=self._reloads,
             thumbnails=self._thumbnails.drawn,
             thumbnail_bytes=self._thumbnails.bytes,
+            partial=self._partial,
+            missing=len(self._held.missing),
         )
 
     @asynccontextmanager
@@ -329,8 +352,8 @@ class Engine:
             ],
         )
 
-    def _open(self) -> Held:
-        return Held(self.gallery, self._hasher.fingerprint, threads=self._hasher.threads)
+    def _open(self) -> AnyHeld:
+        return self._open_held(self._hasher.fingerprint, self._hasher.threads)
 
     def _try(self) -> None:
         """What is slow the first time, before anybody waits: pages are read, memory is taken."""
@@ -388,7 +411,7 @@ class Engine:
                 self._hasher.bundle = self.bundle = replace(self.bundle, manifest=known)
         self._named = changed
 
-    def _swap(self, fresh: Held) -> None:
+    def _swap(self, fresh: AnyHeld) -> None:
         old, self._held = self._held, fresh
         old.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import UNSET
 
 import concepthash
 from concepthash.codes import to_hex
@@ -29,6 +30,7 @@ from concepthash.serve.schemas import (
     Label,
     LabelList,
     ListedItem,
+    Missing,
     Nothing,
     QueryAnswer,
     QueryAsking,
@@ -94,15 +96,18 @@ async def info(service: Service, request: Request, asking: Nothing) -> Reply:
 
 async def labels(service: Service, request: Request, asking: Nothing) -> Reply:
     """All labels."""
-    found = await service.engine.labels()
-    return answered(LabelList([Label(label, images) for label, images in found]))
+    found, missing = await service.engine.labels(), service.engine.missing
+    listed = [Label(label, images) for label, images in found]
+    return answered(LabelList(listed, _named(missing)), missing=missing)
 
 
 async def items(service: Service, request: Request, asking: ItemsAsking) -> Reply:
     """Images in id order."""
     found = await service.engine.items(asking.label, asking.after, asking.limit)
     listed = [ListedItem(entry.id, str(entry.path), entry.label) for entry in found.entries]
-    return answered(ItemList(listed, found.next, found.total))
+    missing = found.missing
+    answer = ItemList(listed, found.next, found.total, _named(missing))
+    return answered(answer, missing=missing)
 
 
 async def item(service: Service, request: Request, asking: Nothing) -> Reply:
@@ -151,18 +156,19 @@ async def query(service: Service, request: Request, asking: QueryAsking) -> Repl
         path = request.uploads["image"].name
         code = (await service.engine.hash(_image(request))).code
         hashed = time.perf_counter()
-    hits = await service.engine.search(code, asked)
+    found = await service.engine.search(code, asked)
     timing = [("search", time.perf_counter() - hashed)]
     if request.uploads:
         timing.insert(0, ("hash", hashed - began))
     answer = QueryAnswer(
-        queries=[Query(path, to_hex(code), hits, names)],
+        queries=[Query(path, to_hex(code), found.hits, names)],
         backend=service.backend,
         gallery=service.gallery,
         model=service.model,
         concept_names=names,
+        missing_shards=_named(found.missing),
     )
-    return answered(answer, timing=timing)
+    return answered(answer, timing=timing, missing=found.missing)
 
 
 async def explain(service: Service, request: Request, asking: ExplainAsking) -> Reply:
@@ -194,6 +200,10 @@ async def _explained(service: Service, request: Request, part: str, id: int | No
         return await service.engine.explain_item(id)
     except ImageError:
         raise _photo_gone(id) from None
+
+
+def _named(missing: tuple[str, ...]) -> Missing:
+    return list(missing) or UNSET
 
 
 def _only_one(request: Request, asking: QueryAsking | ExplainAsking) -> str:

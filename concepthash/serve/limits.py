@@ -8,7 +8,8 @@ from typing import Literal
 from concepthash.serve.batching import Counters
 
 Status = Literal["ok", "degraded", "failing", "stopping"]
-"""``degraded`` still answers, from an earlier state of the gallery; ``failing`` hashes nothing."""
+"""``degraded`` still answers, from an earlier state of the gallery or some of its shards;
+``failing`` hashes nothing or finds nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Stats:
         reloads: newer states of the gallery taken up.
         thumbnails: drawn.
         thumbnail_bytes: of the thumbnails kept.
+        partial: searches answered without some shards.
+        missing: shards that give no answer now.
     """
 
     images: int
@@ -50,3 +53,5 @@ class Stats:
     reloads: int
     thumbnails: int
     thumbnail_bytes: int
+    partial: int = 0
+    missing: int = 0

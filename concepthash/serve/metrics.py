@@ -90,11 +90,13 @@ class _OfEngine(Collector):
             ("chash_images", "Images in the gallery.", stats.images),
             ("chash_upload_queue_bytes", "Encoded photos that wait.", stats.photo_bytes),
             ("chash_thumbnail_bytes", "Thumbnails kept in memory.", stats.thumbnail_bytes),
+            ("chash_missing_shards", "Shards that give no answer.", stats.missing),
         ):
             yield GaugeMetricFamily(name, text, value)
         for name, text, value in (
             ("chash_reloads", "Newer states of the gallery taken up.", stats.reloads),
             ("chash_thumbnails", "Thumbnails drawn.", stats.thumbnails),
+            ("chash_partial_answers", "Searches answered without some shards.", stats.partial),
         ):
             yield CounterMetricFamily(name, text, value)
         waiting = GaugeMetricFamily("chash_queue", "What waits or is worked on.", labels=["queue"])

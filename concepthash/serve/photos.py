@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from concepthash.bounds import Room
 from concepthash.errors import ImageError
-from concepthash.images import MAX_PIXELS, Pixels, Preprocess, has_alpha
+from concepthash.images import MAX_PIXELS, Pixels, Preprocess
+from concepthash.rgb import has_alpha
 
 Photo = TypeVar("Photo", Path, bytes)
 Made = TypeVar("Made")
@@ -26,43 +26,12 @@ Made = TypeVar("Made")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """As Pillow names them. Others start programs (EPS) or hold images larger than they say (ICO)."""
 
-MOST_SCANS = 100
-"""Passes of a JPEG: each is as much work as the whole photo, and few have more than 10."""
-
-_SCAN = b"\xff\xda"
 # How much more memory than RGB a pixel takes on its way to RGB: laid over white, or as a float.
 _ALPHA, _WIDE = 2, 4
 
 
 class TooLarge(ImageError):
     """An image is refused for its size, before it is decoded."""
-
-
-class Room:
-    """Pixels that threads may have under way together; who asks for more waits.
-
-    Args:
-        most: who asks for more than this gets it once nobody else has any.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._free = most
-        self._freed = threading.Condition()
-
-    @contextmanager
-    def taking(self, count: int) -> Iterator[None]:
-        """Have ``count`` pixels under way inside the block."""
-        count = min(count, self._most)
-        with self._freed:
-            self._freed.wait_for(lambda: self._free >= count)
-            self._free -= count
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._free += count
-                self._freed.notify_all()
 
 
 class Decoder:
@@ -141,8 +110,6 @@ def _judged(photo: Path | bytes, most: int) -> int:
     file: io.BytesIO | Path
     if isinstance(photo, bytes):
         name, file = "image", io.BytesIO(photo)
-        if photo.startswith(b"\xff\xd8") and photo.count(_SCAN) > MOST_SCANS:
-            raise ImageError(f"a JPEG of more than {MOST_SCANS} scans", where=name)
     else:
         name, file = str(photo), photo
         if not photo.is_file():  # opening a pipe would wait for ever

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -74,13 +75,18 @@ def encoded(value: Any) -> bytes:
         return json.dumps(msgspec.to_builtins(value)).encode()
 
 
-def answered(value: Any, *, timing: Iterable[tuple[str, float]] = ()) -> Reply:
+def answered(
+    value: Any, *, timing: Iterable[tuple[str, float]] = (), missing: Iterable[str] = ()
+) -> Reply:
     """A value as JSON.
 
     Args:
         value: of one of the types of :mod:`concepthash.serve.schemas`, or plain values.
         timing: stages and their seconds, for ``Server-Timing``.
+        missing: shards that are not in it, for ``Chash-Missing-Shards``.
     """
     stages = ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in timing)
-    headers = ((b"server-timing", stages.encode()),) if stages else ()
+    shards = ", ".join(map(quote, missing))
+    named = ((b"server-timing", stages), (b"chash-missing-shards", shards))
+    headers = tuple((name, text.encode()) for name, text in named if text)
     return Reply(200, encoded(value), headers=headers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from concepthash.runtime.answers import Query
 from concepthash.runtime.arguments import LARGEST_ID, LARGEST_WEIGHT
@@ -89,6 +89,14 @@ class ThumbnailAsking(Asking):
 
 # What answers hold
 
+Missing: TypeAlias = (
+    Annotated[
+        list[str],
+        Meta(description="Shards that gave no answer; absent if all did"),
+    ]
+    | UnsetType
+)
+
 
 class Limits(Struct):
     """What a request may hold at most."""
@@ -129,6 +137,7 @@ class LabelList(Struct, tag_field="schema", tag="chash.labels/1"):
     """All labels."""
 
     labels: list[Label]
+    missing_shards: Missing = UNSET
 
 
 class SubCode(Struct):
@@ -157,6 +166,7 @@ class QueryAnswer(Struct, tag_field="schema", tag="chash.query/1"):
     concept_names: tuple[str, ...]
     search: str = "cpu"
     skipped: list[str] = []
+    missing_shards: Missing = UNSET
 
 
 class ExplainedConcept(Struct):
@@ -219,6 +229,7 @@ class ItemList(Struct, tag_field="schema", tag="chash.items/1"):
     items: list[ListedItem]
     next: int | None
     total: int
+    missing_shards: Missing = UNSET
 
 
 class Item(Struct, tag_field="schema", tag="chash.item/1"):

@@ -14,7 +14,7 @@ from concepthash.cli.stores import open_gallery
 from concepthash.errors import UsageError
 
 if TYPE_CHECKING:
-    from concepthash.runtime.gallery import Gallery
+    from concepthash.runtime.galleries import AnyGallery
 
 EXAMPLES = (
     "chash index remove birds.chg photos/a.jpg photos/b.jpg",
@@ -25,7 +25,7 @@ EXAMPLES = (
 def command(
     gallery: Annotated[Path, typer.Argument(help="A gallery.", metavar="GALLERY")],
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Photos as they were indexed.", metavar="[PHOTO]...")
+        list[str] | None, typer.Argument(help="Photos as they were indexed.", metavar="[PHOTO]...")
     ] = None,
     ids: Annotated[list[int] | None, switch("--id", text="By id; may be repeated.")] = None,
     dry_run: options.DryRun = False,
@@ -57,7 +57,7 @@ def command(
         output.hint(f"chash index compact {display(gallery)}")
 
 
-def _chosen(gallery: Gallery, images: list[Path], ids: list[int]) -> list[int]:
+def _chosen(gallery: AnyGallery, images: list[str], ids: list[int]) -> list[int]:
     """The ids that were named; on one that is not there, none is removed."""
     chosen = set()
     for image in images:

@@ -23,7 +23,7 @@ def command(
 
     from concepthash.runtime.repair import repair
 
-    report = repair(check_gallery(gallery))
+    report = repair(check_gallery(gallery, write=True))
     output.result(report, lambda: {"schema": "chash.repair/1", **report.to_json()})
-    if report.removed:
+    if report.removed or report.replaced:
         output.hint(f"chash index PHOTOS --out {display(gallery)}")

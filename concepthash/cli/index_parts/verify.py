@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from concepthash.cli import options
 from concepthash.cli.kinds import kind_of
 from concepthash.cli.output import Output, display, printable
@@ -20,7 +18,7 @@ EXAMPLES = (
 
 
 def command(
-    gallery: Annotated[Path, typer.Argument(help="A gallery or index file.", metavar="GALLERY")],
+    gallery: Annotated[Path, options.gallery_argument("A gallery or index file.")],
     as_json: options.Json = False,
 ) -> None:
     """Read everything and compare it with its checksums; exit code 1 if something differs."""

@@ -27,6 +27,7 @@ from concepthash.learn.baselines.registry import BASELINES
 from concepthash.learn.baselines.table import Comparison, Row
 from concepthash.learn.checkpoint import Run
 from concepthash.learn.config import Config
+from concepthash.learn.launcher import refuse_launcher
 from concepthash.learn.report import Reporter
 
 Protocol = Mapping[str, str | int | float]
@@ -93,9 +94,10 @@ def compare(
 
     Raises:
         WeightsError: if the weights of the backbone are not here.
-        UsageError: if a run was trained on other photos.
+        UsageError: if a run was trained on other photos, or a launcher started several processes.
         DataError: if a split has no photo that can be read.
     """
+    refuse_launcher("chash eval --baselines")
     backbone = read_backbone(config, offline=True, tell=tell).to(device)
     networks = [
         network_row(

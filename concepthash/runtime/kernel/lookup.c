@@ -247,11 +247,18 @@ static uint32_t preview(const Search *s, size_t k, uint32_t bound) {
     return count < k ? bound : nearest[k - 1];
 }
 
+/* A run may take its share of the budget and what those before it left. One that would take more
+ * tells that all will, before they have. */
 static int search(
     Search *s, const Run *runs, size_t run_count, Sift sift, const Costs *costs, double *spent) {
+    double rows = 0, seen = 0;
+    for (size_t r = 0; r < run_count; r++) rows += (double)runs[r].count;
     for (size_t r = 0; r < run_count; r++) {
+        Costs own = *costs;
+        seen += (double)runs[r].count;
+        own.budget *= seen / rows;
         s->run = &runs[r];
-        if (!search_run(s, sift, costs, spent)) return 0;
+        if (!search_run(s, sift, &own, spent)) return 0;
     }
     return 1;
 }

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from concepthash.bundle import LARGEST_FILE
 from concepthash.errors import BackendError, BundleError
-from concepthash.files import reason, sha256
+from concepthash.files import reason, refuse_pipe, sha256
 from concepthash.formats import Precision
+from concepthash.onnxmeta import LARGEST_ONNX
 from concepthash.runtime.tensorrt.build import (
     BuildOptions,
     Note,
@@ -94,6 +96,8 @@ def load_engine(
 def _fitting(file: Path, graph: Path, target: Target) -> tuple[bytes, str | None]:
     """The engine and None, or why there is none that fits."""
     try:
+        if graph.stat().st_size > LARGEST_ONNX:
+            raise OSError("it is larger than any")
         digest = sha256(graph)
     except OSError as error:
         raise BundleError(
@@ -102,6 +106,9 @@ def _fitting(file: Path, graph: Path, target: Target) -> tuple[bytes, str | None
             hint="copy the bundle again, or chash export RUN --force",
         ) from None
     try:
+        refuse_pipe(file)
+        if file.is_file() and file.stat().st_size > LARGEST_FILE:
+            return b"", "the engine is damaged: it is larger than any"
         content = file.read_bytes()
         made = read_provenance(file)
     except FileNotFoundError:

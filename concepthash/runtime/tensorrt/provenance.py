@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from concepthash.errors import BundleError
-from concepthash.files import reason
+from concepthash.files import reason, refuse_pipe
 from concepthash.formats import Precision
 from concepthash.runtime.tensorrt.cuda import Gpu
 
@@ -17,6 +17,7 @@ SCHEMA = "chash.engine/1"
 PORTABLE = "8.0+"
 """Compute capability 8.0 and every later one: what TensorRT-RTX builds for when not told."""
 
+_LARGEST = 1 << 20  # bytes that are read of a record
 _NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
@@ -91,7 +92,7 @@ class Provenance:
         try:
             values = json.loads(content)
             schema = values.get("schema")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise _damaged(where) from None
         if schema != SCHEMA:
             raise BundleError(
@@ -122,7 +123,9 @@ def read_provenance(engine: Path) -> Provenance:
     """
     file = engine.with_name(sidecar(engine.name))
     try:
-        content = file.read_bytes()
+        refuse_pipe(file)
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST)
     except OSError as error:
         raise BundleError(
             f"nothing says what this engine was built for: {reason(error)}",

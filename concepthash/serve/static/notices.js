@@ -27,6 +27,15 @@ export function tell(what, hint = null, again = null) {
   banner.hidden = false;
 }
 
+/** Says which shards of the gallery are not in what is shown, or takes the banner away if all are. */
+export function complete(missing = []) {
+  hush();
+  if (!missing.length) return;
+  const one = missing.length === 1;
+  const what = `${missing.join(", ")} ${one ? "does" : "do"} not answer.`;
+  tell("Some images are left out.", `${what} Try again when ${one ? "it does" : "they do"}.`);
+}
+
 /** Takes the banner away. */
 export function hush() {
   by("banner").hidden = true;

@@ -8,7 +8,7 @@ import { Concepts } from "./concepts.js";
 import { by, counted, fileName, make, readable } from "./dom.js";
 import { gradient } from "./heat.js";
 import { LabelFilter } from "./labels.js";
-import { failed, hush, locked, mention, say, tell } from "./notices.js";
+import { complete, failed, hush, locked, mention, say, tell } from "./notices.js";
 import { Picture, item } from "./pictures.js";
 import { receive, send, sent } from "./uploads.js";
 
@@ -188,6 +188,7 @@ async function search({ moving = false } = {}) {
     const [answer] = told.queries;
     if (!query.picture) introduce(answer);
     results(answer.hits, moving, performance.now() - started);
+    complete(told.missing_shards);
   } catch (error) {
     failed(error, () => search({ moving }));
   } finally {
@@ -211,7 +212,6 @@ function introduce({ path, code }) {
 }
 
 function results(hits, moving, milliseconds) {
-  hush();
   grid.weights = view.weights;
   grid.show(hits, { moving });
   by("more").hidden = true;
@@ -242,7 +242,7 @@ async function turn(adding) {
   if (next.after !== null) parts.set("after", next.after);
   try {
     const told = await ask(`v1/items?${parts}`, { signal: mine.signal });
-    hush();
+    complete(told.missing_shards);
     grid.show(told.items, { adding });
     next.after = told.next;
     if (told.next === null) next.label += 1;

@@ -133,6 +133,48 @@ def _hostile(data: Any) -> list[Row]:
     return [_scalars({key: data[key] for key in keys})]
 
 
+def _devices(data: Any) -> list[Row]:
+    keys = {"map": "mAP", "map_difference": "difference", "test_bits_flipped": "bits flipped"}
+    return [
+        {
+            "mode": run["mode"],
+            "seed": run["seed"],
+            "trained by": how,
+            **{shown: run[how].get(key) for key, shown in keys.items()},
+            "largest loss difference": run[how].get("largest_relative_difference_of_a_loss"),
+        }
+        for run in data["trainings"]
+        for how in ("one process", "two processes", "one process, two threads")
+    ]
+
+
+def _sharded(data: Any) -> list[Row]:
+    return [
+        {
+            "tables": row["tables"],
+            "queries": how,
+            **{f"{where}, ms": each for where, each in times.items()},
+        }
+        for row in data["rows"]
+        for how, times in row["ms_a_query"].items()
+    ]
+
+
+def _tortured(data: Any) -> list[Row]:
+    return [
+        {
+            "part": name,
+            "broke": len(part["failures"]),
+            "seconds": part["took_seconds"],
+            "done": ", ".join(
+                f"{key.replace('_', ' ')} {_cell(value)}"
+                for key, value in _scalars(part["figures"]).items()
+            ),
+        }
+        for name, part in data["parts"].items()
+    ]
+
+
 def _rows(data: Any) -> list[Row]:
     rows = data.get("rows", [])
     if isinstance(rows, dict):
@@ -197,6 +239,27 @@ SECTIONS = {
     "start": Section("Start, model of the demo", "Seconds of whole processes.", _seconds),
     "start_cub20": Section(
         "Start, model of the worked example", "Seconds of whole processes.", _seconds
+    ),
+    "ray_index": Section(
+        "Indexing with Ray",
+        "The plain command and the same with workers of Ray, on one machine.",
+        _rows,
+    ),
+    "sharded": Section(
+        "Sharded against single",
+        "Milliseconds a query; all answers are equal, row by row.",
+        _sharded,
+    ),
+    "billion": Section("A billion codes", "What it means is in [scale.md](scale.md).", _rows),
+    "torture": Section(
+        "Torture",
+        "`make torture`: what was done to it, and how often it broke.",
+        _tortured,
+    ),
+    "ddp": Section(
+        "One process against two",
+        "Short trainings of few photos: how far the same training drifts, not how good it is.",
+        _devices,
     ),
     "training": Section("Training", "Images a second of the training loop.", _training),
     "search": Section("Exact scan", "Beside faiss IndexBinaryFlat.", _rows),

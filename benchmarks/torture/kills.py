@@ -30,7 +30,7 @@ from benchmarks.torture.states import Rows, unfinished
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "rename", "unlink", "mkdir")
 """System calls of which each may be a command's last."""
 TRACED_SHARE = 0.25
-CHAIN = 0.3
+CHAIN = 0.5
 """How likely a killed command is killed again before it may finish."""
 FRESH = 0.1
 """How many of the processes are whole new ones."""

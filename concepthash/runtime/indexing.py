@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from concepthash.errors import GalleryError, GalleryLocked, UsageError
+from concepthash.errors import GalleryError, GalleryLocked, GalleryUnreadable, UsageError
 from concepthash.runtime.engine import Engine, LocalEngine
 from concepthash.runtime.entries import IndexReport
 from concepthash.runtime.galleries import (
@@ -118,7 +118,7 @@ def _open(
         return None
     try:
         gallery = open_gallery(path, write=not dry_run) if exists else None
-    except GalleryLocked:
+    except (GalleryLocked, GalleryUnreadable):  # no damage: it may be whole
         raise
     except GalleryError:
         if not rebuild:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 from cli_entry import Chash
+from hypothesis import settings
 
 from concepthash.demo import write_dataset
+
+# Time is measured in benchmarks/, never asserted in a test.
+settings.register_profile("unhurried", settings(deadline=None))
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -119,7 +119,9 @@ def deployed(
 
         begun = time.monotonic()
         # By its name: a handle that Ray's client made is of no use elsewhere.
-        kept: Any = ray.remote(num_cpus=0)(Owner).options(name=name, namespace=OWNERS)
+        # It goes with this process, not with the machine that it happens to run on.
+        kept: Any = ray.remote(num_cpus=0, max_restarts=-1)(Owner)
+        kept = kept.options(name=name, namespace=OWNERS)
         owner = kept.remote()
         try:
             ray.get(owner.alive.remote())  # or a replica may look for it before it is there

@@ -220,7 +220,7 @@ class Replica:
             try:
                 kept = ray.get_actor(owner, namespace=OWNERS)
                 ray.get(kept.alive.remote(), timeout=seconds)
-            except (ValueError, ray.exceptions.ActorDiedError):  # it is not there, or no more
+            except ValueError:  # nobody has the name any more: it is not begun anew elsewhere
                 serve.delete(serve.get_replica_context().app_name, _blocking=False)
                 return
             except Exception:  # of the network: it may come back

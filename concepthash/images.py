@@ -7,6 +7,7 @@ uint8 height-width-channel. Nothing here depends on torch, so the edge sees what
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -189,6 +190,14 @@ def open_rgb(source: Source, *, short_side: int | None = None) -> Image.Image:
         return image
 
 
+def elsewhere(name: str | Path) -> str | None:
+    """Why a photo that was indexed has no file to open, by its name; None if it has one."""
+    if "://" in str(name):
+        return "behind a URL, which is not read here"
+    row = re.search(r"\.parquet#\d+$", str(name))
+    return None if row is None else "a row of a Parquet file, which is not read here"
+
+
 @contextmanager
 def _opened(source: Source, short_side: int | None) -> Iterator[tuple[Image.Image, Frame]]:
     """An upright RGB image, and where the photo lies in it; a large one is alone in the block."""
@@ -202,7 +211,7 @@ def _opened(source: Source, short_side: int | None) -> Iterator[tuple[Image.Imag
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         there = Path(source).exists()  # a pipe or a folder: opening it may wait for ever
-        missing = "behind a URL, which is not read here" if "://" in name else "no such file"
+        missing = elsewhere(name) or "no such file"
         raise ImageError("not a regular file" if there else missing, where=name)
     with ExitStack() as stack:
         try:

@@ -53,12 +53,16 @@ def test_doctor__reports_and_exits_0(chash: Chash, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(f"concepthash.cli.{name}.version", lambda package: "1.0")
     text = chash("doctor").out
     assert "onnxruntime and onnxruntime-gpu overwrite each other" in text
+    assert "ray 1.0, pyarrow 1.0" in text
+    assert "fsspec 1.0" in text
     for name in ("doctor", "doctor_gpu"):
         monkeypatch.setattr(f"concepthash.cli.{name}.version", lambda package: None)
     result = chash("doctor")
     assert result.code == 0
     assert "pip install 'concepthash[train]'" in result.out
     assert "pip install 'concepthash[serve]'" in result.out
+    for extra in ("ray", "parquet", "url"):
+        assert f"pip install 'concepthash[{extra}]'" in result.out
     assert result.out.splitlines()[-1] == "Ready: index, query, explain, atlas, eval, bench."
 
 

@@ -14,7 +14,7 @@ from shard_gallery import FINGERPRINT, make_gallery, make_sharded
 from concepthash.cluster import deploying
 from concepthash.cluster.deploying import Gallery
 from concepthash.cluster.replica import Place
-from concepthash.errors import BackendError
+from concepthash.errors import BackendError, UsageError
 
 
 @dataclass
@@ -109,6 +109,21 @@ def test_running__is_only_what_others_may_use(
     fake = FakeServe(gallery.prefix + name, status, a=two, b=two)
     expected = (gallery.prefix + name, 2) if found else None
     assert deploying._running(fake, gallery) == expected
+
+
+def test_room__is_refused_at_once_where_no_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 2.0}},
+        {"Alive": True, "Resources": {}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    deploying._check_room(2)
+    deploying._check_room(0)
+    with pytest.raises(UsageError, match="16 CPUs for a replica: the largest has 2") as refused:
+        deploying._check_room(16)
+    assert "--cpus-per-replica 2" in str(refused.value)
 
 
 @pytest.mark.parametrize("verb", ["query", "serve"])

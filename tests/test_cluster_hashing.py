@@ -23,6 +23,7 @@ pytest.importorskip("onnx")
 
 from concepthash.bundle import Bundle  # noqa: E402
 from concepthash.cluster import hashing  # noqa: E402
+from concepthash.cluster import start as start_module  # noqa: E402
 from concepthash.cluster.hashing import RayEngine, Workers, plan  # noqa: E402
 from concepthash.cluster.start import connected, quiet  # noqa: E402
 from concepthash.cluster.worker import Contents, Settings, Shipped, Worker  # noqa: E402
@@ -251,9 +252,18 @@ def test_ray__tells_a_worker_s_own_error_in_its_words(
         index_images(folder, tmp_path / "g.chg", pool)
 
 
+def test_members__are_found_among_what_runs_here(machines) -> None:
+    members = [each for each in start_module._members() if each.head == machines.address]
+    assert len(members) >= 2
+    assert all(each.private for each in members)  # by the name of its folder
+    assert any(each.token is not None for each in members)
+
+
 def test_plan__fills_the_cluster_and_refuses_what_has_no_room(machines) -> None:
     assert plan(None, None, None) == Workers(2, 1.0, 0)
     assert plan(5, 0.5, None) == Workers(5, 0.5, 0)
+    assert str(plan(5, 0.5, None)) == "5 workers of 0.5 CPUs, 4 at once"
+    assert str(plan(None, None, None)) == "2 workers of 1 CPUs"
     for asked in ((None, 8, None), (None, None, 1)):
         with pytest.raises(UsageError, match="no machine of the cluster has"):
             plan(*asked)

@@ -99,6 +99,9 @@ def test_front__answers_as_one_process_with_one_gallery(place: Place, gallery: P
             alone = client.get(path)
             assert (answer.status, HEADER in answer.headers) == (alone.status, False)
             assert plain(answer.body) == plain(alone.body)
+            if path.startswith("/v1/query") and alone.status == 200:
+                told = [json.loads(each.body)["search"] for each in (answer, alone)]
+                assert told == ["ray", "cpu"]
         alone = client.ask("POST", "/v1/query", encoded(shade(4)), Content_Type="image/png")
         assert plain(picture.body) == plain(alone.body)
         assert thumbnail.body == client.get("/v1/items/17/thumbnail").body
@@ -106,8 +109,9 @@ def test_front__answers_as_one_process_with_one_gallery(place: Place, gallery: P
 
 
 def plain(body: bytes) -> Any:
-    """A JSON answer but for the name of the gallery."""
-    return {key: value for key, value in json.loads(body).items() if key != "gallery"}
+    """A JSON answer but for the name of the gallery, and where it was searched."""
+    answer = json.loads(body)
+    return {key: value for key, value in answer.items() if key not in ("gallery", "search")}
 
 
 def test_front__says_which_shards_an_answer_is_without(place: Place, gallery: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from concepthash.explain import atlas, atlasbuild, read_annotations, score_parts
 from concepthash.explain.atlasdata import Atlas
 from concepthash.explain.rooms import find_rooms
 from concepthash.files import sha256
-from concepthash.runtime.entries import Entry
+from concepthash.runtime.entries import Entry, Url
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
 
@@ -228,6 +229,22 @@ def test_atlas__leaves_out_what_is_gone_changed_or_broken(
         assert sum(room.images for room in concept.rooms.rooms) == 12
     page = check_self_contained(found.html())
     assert "1 photo it would show could not be read." in page.text
+
+
+def test_atlas__says_which_photos_have_no_file_of_their_own(
+    hasher: Hasher, photos: list[Path], tmp_path: Path
+) -> None:
+    path = filled(tmp_path / "g.chg", hasher, photos[:6])
+    far = [Url("http://127.0.0.1/a.jpg"), tmp_path / "t.parquet#0"]
+    with Gallery.open(path, write=True) as gallery:
+        first, second, *_ = gallery.entries()
+        gallery.update([replace(first, path=far[0]), replace(second, path=far[1])])
+    skipped = Skipped()
+    made(path, hasher, rooms=24, examples=24, radius=0, skipped=skipped)
+    assert {item.path: item.reason for item in skipped.items} == {
+        str(far[0]): "behind a URL, which is not read here",
+        str(far[1]): "a row of a Parquet file, which is not read here",
+    }
 
 
 def test_atlas__of_a_photo_that_cannot_be_decoded_any_more(

@@ -278,6 +278,52 @@ def test_push__that_breaks_off_leaves_the_old_state(
     assert len(facts(fetch(place.as_uri()))) == 24
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "content/photo.jpg"])
+def test_push__into_a_folder_of_other_things_is_refused(
+    tmp_path: Path, site: Path, name: str
+) -> None:
+    other = site / "photos" / name
+    other.parent.mkdir(parents=True)
+    other.write_text("kept")
+    with pytest.raises(UsageError, match=r"something else is there \(photo.jpg\)"):
+        push(make(tmp_path), site / "photos")
+    assert [path for path in (site / "photos").rglob("*") if path.is_file()] == [other]
+
+
+def test_push__goes_on_where_one_broke_off_before_its_first_state(
+    tmp_path: Path, site: Path
+) -> None:
+    gallery, place = make(tmp_path), site / "birds.chg"
+    push(gallery, place)
+    (place / "published.json").unlink()
+    (place / "content" / f".{'0' * 64}.1.tmp").write_text("half")
+    push(gallery, place)
+    assert facts(fetch(place.as_uri())) == facts(gallery)
+
+
+def test_push__replaces_another_gallery_by_force_only(tmp_path: Path, site: Path) -> None:
+    one, two, place = make(tmp_path / "one"), make(tmp_path / "two", count=3), site / "birds.chg"
+    push(one, place)
+    before = sorted(place.rglob("*"))
+    with pytest.raises(UsageError, match=r"another gallery was published(?s:.*)--force"):
+        push(two, place)
+    assert sorted(place.rglob("*")) == before
+    push(two, place, force=True)
+    assert facts(fetch(place.as_uri())) == facts(two)
+    with open_gallery(two, write=True) as opened:
+        opened.reset(fingerprint="cd" * 32, model="n", layout=LAYOUT)
+    with pytest.raises(UsageError, match="of another model was published"):
+        push(two, place)
+
+
+def test_push__of_a_gallery_without_a_shard_says_which(tmp_path: Path, site: Path) -> None:
+    gallery = make(tmp_path, shards=3)
+    (gallery / "shard-0002.chg").rename(tmp_path / "away")
+    with pytest.raises(GalleryDamaged, match=r"shard-0002.chg is missing(?s:.*)index repair"):
+        push(gallery, site / "birds.chg")
+    assert not (site / "birds.chg").exists()
+
+
 def test_push__that_another_one_overtook_is_refused(
     tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,12 +355,27 @@ def test_push__sends_again_what_went_missing_there(tmp_path: Path, site: Path) -
     assert facts(fetch(place.as_uri())) == facts(gallery)
 
 
+def test_push__to_a_folder_sends_again_what_was_damaged_there(tmp_path: Path, site: Path) -> None:
+    gallery, place = make(tmp_path), site / "birds.chg"
+    push(gallery, place)
+    segment = place / "content" / of_file("segments/000001.codes")(listed(place))
+    data = bytearray(segment.read_bytes())
+    data[-4:] = bytes(byte ^ 255 for byte in data[-4:])
+    segment.write_bytes(data)
+    with pytest.raises(GalleryError, match=r"SHA-256 differs(?s:.*)push GALLERY .* --verify sends"):
+        fetch(place.as_uri())
+    assert push(gallery, place).uploaded == 1
+    assert facts(fetch(place.as_uri())) == facts(gallery)
+
+
 def test_push__refuses_places_it_cannot_use(tmp_path: Path, web: Web) -> None:
     gallery = make(tmp_path)
     with pytest.raises(UsageError, match="only read"):
         push(gallery, f"{web.url}/birds.chg")
-    with pytest.raises(UsageError, match="a gallery is there"):
-        push(gallery, gallery)
+    sharded = make(tmp_path / "sharded", shards=2)
+    for taken in (gallery, gallery / "www", sharded, sharded / "shard-0001.chg"):
+        with pytest.raises(UsageError, match="a gallery is there"):
+            push(gallery, taken)
     with pytest.raises(GalleryError, match="no such gallery"):
         push(tmp_path / "nothing.chg", web.folder / "x.chg")
     with pytest.raises(GalleryError, match="not a gallery"):
@@ -508,6 +569,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another schema": lambda values: {**values, "schema": "chash.shards/1"},
     "a list": lambda values: [values],
     "previous": lambda values: {**values, "previous": ["../../x"]},
+    "fingerprint": lambda values: {**values, "fingerprint": "\x1b[2J"},
     "deep": lambda values: {**values, "files": json.loads("[" * 400 + "]" * 400)},
 }
 
@@ -677,6 +739,11 @@ def test_fsspec__takes_and_gives_a_gallery(tmp_path: Path, shards: int | None) -
         push(gallery, url)
         assert facts(fetch(url)) == facts(gallery)
         memory = fsspec.filesystem("memory")
+        for content in memory.find(f"/bucket-{shards}/a/birds.chg/content"):
+            memory.pipe_file(content, bytes(memory.size(content)))
+        assert push(gallery, url).uploaded == 0
+        assert push(gallery, url, verify=True).uploaded > 1
+        assert facts(fetch(url, cache=tmp_path / "anew")) == facts(gallery)
         memory.rm(f"/bucket-{shards}/a/birds.chg/published.json")
         with pytest.raises(GalleryError, match="no gallery was published"):
             fetch(url)
@@ -784,12 +851,56 @@ def test_cli__verbs_that_read_take_a_url(chash: Chash, shop: str, web: Web) -> N
         done = chash(*words)
         assert done.code == 0, done.err
         assert "pass-word" not in done.out + done.err
+        assert "galleries" not in done.out  # nor where its copy lies
+    for words, key in (
+        (("inspect", secret), "path"),
+        (("index", "verify", secret), "gallery"),
+        (("dedupe", secret, "--radius", "0"), "gallery"),
+        (("index", "export", secret, "codes.npy", "--force"), "gallery"),
+        (("index", "push", secret, "again"), "gallery"),
+    ):
+        values = json.loads(chash(*words, "--json").out)
+        assert values[key] == shop, words
     assert set(web.authorized) == {"Basic YW5uOnBhc3Mtd29yZA=="}
     web.tricks["*"] = [status(403)]
     done = chash("query", "query.png", "--gallery", secret, "--json")
     assert done.code == 1
     assert "403" in done.err
     assert "pass-word" not in done.out + done.err
+
+
+def test_cli__query_names_the_url_whose_model_is_not_here(chash: Chash, shop: str) -> None:
+    (next(Path().glob("*.chb"))).rename("model")
+    Path("other").mkdir()
+    Path("model").rename("other/model")
+    done = chash("query", "query.png", "--gallery", shop)
+    assert done.code == 5
+    assert f"where: {shop}\n" in done.err
+
+
+def test_cli__query_refuses_a_photo_behind_a_url(chash: Chash, shop: str) -> None:
+    photo = f"{shop}/a.jpg"
+    done = chash("query", photo.replace("://", "://ann:pass-word@"), "--gallery", shop)
+    assert done.code == 2
+    assert f"where: {photo}\ntry: curl -o photo.jpg {photo} &&" in done.err
+    assert "pass-word" not in done.err
+    assert chash("query", "1://a.jpg", "--gallery", shop).code == 1  # a file that is not there
+
+
+def test_cli__push_says_what_to_do_about_another_gallery(chash: Chash, shop: str, web: Web) -> None:
+    assert chash("index", "shop", "--out", "two.chg").code == 0
+    place = web.folder / "shop.chg"
+    done = chash("index", "push", "two.chg", place)
+    assert done.code == 2
+    assert "try: another URL, or --force to replace it" in done.err
+    assert chash("index", "push", "two.chg", place, "--force").code == 0
+    (place / "content" / of_file("gallery.sqlite")(listed(place))).write_bytes(b"damaged")
+    assert (
+        chash("index", "push", "two.chg", place, "--verify", "--json").json("chash.push/1")[
+            "uploaded"
+        ]
+        == 1
+    )
 
 
 def test_cli__verbs_that_write_refuse_a_url(chash: Chash, shop: str) -> None:

@@ -268,7 +268,8 @@ def test_shard__that_is_not_the_listed_one_is_refused_and_replaced(
     report = repair(path)
     assert report.replaced == ["shard-0002.chg"]
     assert "shard-0002.chg: cannot be saved, begins anew" in str(report)
-    assert report.to_json()["replaced"] == ["shard-0002.chg"]
+    assert "and those of shard-0002.chg, nobody knows how many, " in str(report)
+    assert (report.to_json()["replaced"], report.to_json()["uncounted"]) == (report.replaced, True)
     assert held(path) == {id: values for id, values in before.items() if id not in lost}
     assert report.images == len(before) - len(lost)
     assert check(path) == []
@@ -341,6 +342,34 @@ def test_repair__writes_a_lost_manifest_anew(path: Path) -> None:
             assert min(new) > max(now)
             assert list(gallery.damage()) == []
             before = content(gallery)
+
+
+def test_repair__of_copies_of_a_shard_leaves_each_id_one_owner(path: Path) -> None:
+    before = held(path)
+    with open_gallery(path) as gallery:
+        lost = {entry.id for entry in gallery.shards[2].entries()}
+    shutil.rmtree(path / "shard-0003.chg")
+    for name in ("shard-0003.chg", "shard-0005.chg"):
+        shutil.copytree(path / "shard-0001.chg", path / name)
+    assert "shard-0005.chg lies there and is not listed" in refusal(path).what
+    report = repair(path)
+    assert report.replaced == ["shard-0003.chg", "shard-0004.chg", "shard-0005.chg"]
+    assert held(path) == {id: values for id, values in before.items() if id not in lost}
+    assert check(path) == []
+    assert repair(path).damage == []
+
+
+def test_repair__of_an_older_copy_of_a_shard_keeps_the_fuller(path: Path) -> None:
+    older = path.parent / "older.chg"
+    shutil.copytree(path / "shard-0001.chg", older)
+    with open_gallery(path, write=True) as gallery:
+        gallery.add(images(path.parent, range(30, 60)), codes(range(30, 60)))
+    before = held(path)
+    (path / "shard-0001.chg").rename(path / "shard-0004.chg")
+    older.rename(path / "shard-0001.chg")
+    assert repair(path).replaced == ["shard-0001.chg"]
+    assert held(path) == before
+    assert check(path) == []
 
 
 def test_repair__of_shards_of_several_models_or_none(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from cli_entry import Chash, photo, photos
 from photo_server import serving
 from tiny_bundle import tiny_bundle
+from web_server import status, web_server
 
 from concepthash.errors import (
     BackendError,
@@ -170,6 +173,34 @@ def test_index__over_http(tmp_path: Path, hasher: Hasher) -> None:
         assert found == {f"{base}/{name}": code for name, code in expected.items()}
         with pytest.raises((UsageError, DataError)):
             open_sources([f"{base}/gone.png"], Columns())
+        with pytest.raises(UsageError, match="ends with a slash") as told:
+            open_sources([f"{base}/a"], Columns())
+        assert told.value.hint == f"chash index {base}/a/"
+        with pytest.raises(UsageError, match="nothing is there") as told:
+            open_sources([f"{base}/none/"], Columns())
+        assert told.value.hint
+
+
+@pytest.mark.parametrize("code", [403, 503])
+@pytest.mark.parametrize("name", ["", "x.png"])
+def test_sources__of_a_server_that_refuses_say_so(tmp_path: Path, name: str, code: int) -> None:
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    with web_server(tmp_path) as web:
+        web.tricks["*"] = [status(code)]
+        with pytest.raises(DataError, match=f"the server answers {code}"):
+            open_sources([f"{web.url}/{name}"], Columns())
+
+
+@pytest.mark.parametrize("name", ["", "photos/", "x.png", "*.png"])
+def test_sources__of_a_server_that_is_down_say_so(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    with serving(tmp_path) as base:
+        pass
+    with pytest.raises(DataError, match=os.strerror(errno.ECONNREFUSED)) as told:
+        open_sources([f"{base}/{name}"], Columns())
+    assert "the network" in str(told.value.hint)
 
 
 def test_sources__of_a_file_url_and_a_pattern_are_files(tmp_path: Path, hasher: Hasher) -> None:
@@ -334,6 +365,73 @@ def test_cli__indexes_rows_and_writes_what_failed(chash: Chash, tmp_path: Path) 
     parquet = pytest.importorskip("pyarrow.parquet")
     assert parquet.read_table("f.parquet").to_pydict()["path"] == ["t.parquet#1"]
     assert chash("index", "t.parquet", "--failed", "f.txt").code == 2
+
+
+def test_cli__tells_of_rows_that_lie_beside_photos(chash: Chash, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    folder = photos(tmp_path / "shop")
+    data = photo(tmp_path / "x.png", 99).read_bytes()
+    write_parquet(folder / "t.parquet", {"image": [data]})
+    alone = chash("index", "shop")
+    assert (alone.code, alone.out) == (0, "shop.chg: 6 new, 0 unchanged\n")
+    assert "not read, as photos lie beside it: shop/t.parquet" in alone.err
+    both = chash("index", "shop", "shop/t.parquet")
+    assert (both.code, both.out) == (0, "shop.chg: 1 new, 6 unchanged\n")
+    assert "not read" not in both.err
+    for flag in ("--image-column", "--label-column"):
+        result = chash("index", "shop", flag, "image")
+        assert (result.code, result.out) == (2, "")
+        assert flag in result.err
+        assert "try: chash index shop/t.parquet" in result.err
+
+
+@pytest.mark.parametrize("flag", ["--image-column", "--label-column"])
+def test_cli__refuses_columns_where_there_is_no_parquet(
+    chash: Chash, tmp_path: Path, flag: str
+) -> None:
+    tiny_bundle(tmp_path)
+    photos(tmp_path / "shop")
+    result = chash("index", "shop", flag, "x")
+    assert (result.code, result.out) == (2, "")
+    assert f"where: {flag}" in result.err
+    assert not Path("shop.chg").exists()
+
+
+def test_cli__says_that_a_truncated_parquet_cannot_be_read(chash: Chash, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    data = photo(tmp_path / "x.png", 1).read_bytes()
+    file = write_parquet(tmp_path / "t.parquet", {"image": [data]})
+    file.write_bytes(file.read_bytes()[:100])
+    result = chash("index", "t.parquet")
+    assert (result.code, result.out) == (1, "")
+    assert "not a Parquet file that can be read" in result.err
+    assert "where: t.parquet" in result.err
+    assert not Path("t.chg").exists()
+    (tmp_path / "empty").mkdir()
+    assert chash("index", "empty").code == 4
+
+
+def test_cli__explains_no_row_of_a_parquet_file(chash: Chash, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    result = chash("explain", "t.parquet#0")
+    assert (result.code, result.out) == (1, "")
+    assert "a row of a Parquet file, which is not read here" in result.err
+
+
+def test_cli__refuses_to_index_into_a_shard(chash: Chash, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    photos(tmp_path / "shop")
+    assert chash("index", "shop", "--shards", 2).code == 0
+    for name in ("shard-0001.chg", "shard-0003.chg", "other.chg"):
+        for more in ((), ("--dry-run",), ("--rebuild",)):
+            result = chash("index", "shop", "--out", f"shop.chg/{name}", *more)
+            assert (result.code, result.out) == (2, "")
+            assert f"try: chash index PHOTOS --out {Path('shop.chg').absolute()}" in result.err
+    assert sorted(p.name for p in Path("shop.chg").glob("*.chg")) == [
+        "shard-0001.chg",
+        "shard-0002.chg",
+    ]
+    assert chash("index", "shop").out == "shop.chg: 6 unchanged\n"
 
 
 def test_cli__shows_urls_whole(memory, chash: Chash, tmp_path: Path) -> None:

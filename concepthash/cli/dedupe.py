@@ -66,7 +66,7 @@ def command(
             for line in lines:
                 output.line(line, end="\0" if null and format == "paths" else "\n")
     output.note(
-        f"{gallery}: {len(found)} groups within radius {radius}, {inside} of "
+        f"{options.named(gallery)}: {len(found)} groups within radius {radius}, {inside} of "
         f"{len(store.index)} images are in one"
     )
 
@@ -77,7 +77,7 @@ def _json(
     groups = [[{"id": id, "path": store.path(id)} for id in group] for group in found]
     return {
         "schema": "chash.dedupe/1",
-        "gallery": str(gallery),
+        "gallery": options.named(gallery),
         "radius": radius,
         "codes": len(store.index),
         "groups": groups,

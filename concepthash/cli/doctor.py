@@ -21,6 +21,7 @@ _TRAINING = ("torch", "torchvision", "timm", "open_clip_torch", "accelerate", "s
 _EXPORT = ("onnx", "onnxscript")
 _SERVING = ("uvicorn", "msgspec", "python-multipart", "prometheus-client")
 _MAPS = ("scikit-learn",)
+_CLUSTER = ("ray", "pyarrow")
 _LOW_DISK_GB = 2.0
 _LOW_MEMORY_GB = 1.0
 _GIGA = 1e9
@@ -60,6 +61,9 @@ def _checks() -> Iterator[Check]:
     yield _group("train", _TRAINING)
     yield _group("export", _EXPORT)
     yield _group("serve", _SERVING)
+    yield _group("ray", _CLUSTER, without="only --engine ray needs it")
+    yield _group("parquet", ("pyarrow",), without="only Parquet files need it")
+    yield _group("url", ("fsspec",), without="only photos behind URLs need it")
     yield _group("atlas", _MAPS, without="only the map of an atlas needs it")
     yield from doctor_gpu.checks()
     yield _disk()

@@ -99,10 +99,14 @@ def _check_photo(image: str) -> None:
     if path.is_dir():
         what, hint = "a folder, not a photo", f"name one photo of it: ls {name}"
     elif not path.is_file():
+        from concepthash.images import elsewhere
+
         known = path.exists()
         what, hint = "not a regular file" if known else "no such file", f"ls -l {name}"
         if "://" in image:
             what, hint = "an address, not a file: chash reads files only", f"curl -O {name}"
+        elif not known and (far := elsewhere(image)):
+            what, hint = far, "save the photo of this row as a file, and explain that"
     elif not os.access(path, os.R_OK):
         what, hint = "permission denied", f"ls -l {name}"
     else:

@@ -10,14 +10,16 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from concepthash.cli.options import named
 from concepthash.cli.output import Output, printable, writing_results
 from concepthash.errors import ConceptHashError, UsageError
 
@@ -164,14 +166,26 @@ def _built(name: str, text: str, function: Any) -> Any:
 def _explain(error: ConceptHashError) -> int:
     if _debugging():
         _traceback()
+    where = None if error.where is None else named(error.where)
     lines = [f"{_red('error:')} {printable(error.what)}"]
-    if error.where is not None:
-        lines.append(f"where: {printable(error.where)}")
+    if where is not None:
+        lines.append(f"where: {printable(where)}")
     if error.hint is not None:
         lines.append(f"try: {printable(error.hint)}")
     _say("\n".join(lines))
-    _tell_json(error.what, error.where, error.hint, error.exit_code)
+    _tell_json(error.what, where, error.hint, error.exit_code)
     return error.exit_code
+
+
+def end(error: ConceptHashError) -> NoReturn:
+    """Tell of an error and end the process at once, from whatever thread, as it stands.
+
+    For what would end it anyway, and without a word.
+    """
+    with redirect_stdout(sys.__stdout__):  # libraries may be kept off it just now
+        code = _explain(error)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _of_files(error: OSError) -> ConceptHashError | None:

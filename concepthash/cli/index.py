@@ -132,12 +132,14 @@ def command(
 
         check_table(failed)
     model = chosen_model(model, output)
-    opened, total = _open_sources(sources, image_column, label_column)
+    opened, total = _open_sources(sources, image_column, label_column, output)
     if out is None:
         out = _gallery_of(opened[0].given)
         output.choice("gallery", out, "named after the source")
     if not total and not out.exists():
-        raise NothingFound(
+        from concepthash.runtime.sources import unreadable
+
+        raise unreadable(opened) or NothingFound(
             "no photos there", where=", ".join(sources), hint=f"ls {display(sources[0])}"
         )
     hashing = Hashing(device, threads, batch_size, backend, precision)
@@ -163,16 +165,19 @@ def command(
 
 
 def _open_sources(
-    names: list[str], image: str | None, label: str | None
+    names: list[str], image: str | None, label: str | None, output: Output
 ) -> tuple[list[PhotoSource], int]:
     """The sources, and how many photos there are to look at.
 
     Raises:
         UsageError: if one is not there.
     """
-    from concepthash.runtime.sources import Columns, open_sources
+    from concepthash.runtime.sources import Columns, open_sources, table_beside
 
     opened = open_sources(names, Columns(image, label))
+    table = table_beside(opened)
+    if table is not None:
+        output.note(f"not read, as photos lie beside it: {display(table)}; name it as a source too")
     return opened, sum(source.count() for source in opened)
 
 
@@ -237,7 +242,7 @@ def _tell(
         }
 
     output.result(f"{gallery}: {report}" + (" (dry run)" if dry_run else ""), data)
-    if report.pace:
-        output.note(report.pace)
+    if pace := hands.pace(report):
+        output.note(pace)
     if not dry_run and report.seen > len(report.skipped):
         output.hint(f"chash query IMAGE --gallery {display(gallery)}")

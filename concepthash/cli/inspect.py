@@ -36,11 +36,12 @@ def command(
     kind = kind_of(path)
     facts = _READERS[kind](path)
     width = max(map(len, facts))
-    lines = [f"{path}: {kind}"]
-    lines += [f"  {name:<{width}}  {_text(value)}" for name, value in facts.items()]
+    name = options.named(path)
+    lines = [f"{name}: {kind}"]
+    lines += [f"  {key:<{width}}  {_text(value)}" for key, value in facts.items()]
     output.result(
         "\n".join(lines),
-        lambda: {"schema": "chash.inspect/1", "path": str(path), "kind": kind, **facts},
+        lambda: {"schema": "chash.inspect/1", "path": name, "kind": kind, **facts},
     )
 
 

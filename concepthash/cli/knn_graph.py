@@ -61,7 +61,7 @@ def command(
         f"{out}: the {k} nearest of {len(graph.ids)} codes",
         lambda: {
             "schema": "chash.knn-graph/1",
-            "gallery": str(gallery),
+            "gallery": options.named(gallery),
             "file": str(out),
             "codes": len(graph.ids),
             "top": k,

@@ -23,6 +23,10 @@ BACKEND_NAMES = (
 """Those of :data:`concepthash.runtime.backends.BACKENDS`, which is not loaded to print help."""
 
 
+_copies: dict[str, str] = {}
+"""The URLs of the copies that this command reads."""
+
+
 def path(text: str) -> Path:
     """A path as it is named; for the URL of a published gallery, its copy on this machine.
 
@@ -31,9 +35,18 @@ def path(text: str) -> Path:
     """
     if "://" not in text:
         return Path(text)
-    from concepthash.runtime.remote import fetch, is_url
+    from concepthash.runtime.remote import fetch, is_url, shown
 
-    return fetch(text) if is_url(text) else Path(text)
+    if not is_url(text):
+        return Path(text)
+    copy = fetch(text)
+    _copies[str(copy)] = shown(text)
+    return copy
+
+
+def named(path: object) -> str:
+    """What a user knows a path by: of the copy of a published gallery, its URL."""
+    return _copies.get(str(path), str(path))
 
 
 def gallery_argument(text: str, metavar: str = "GALLERY") -> Any:

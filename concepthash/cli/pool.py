@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concepthash.cli.group import end
 from concepthash.cli.hashing import open_hasher
 from concepthash.cli.output import Output
 from concepthash.errors import UsageError
@@ -16,6 +17,7 @@ from concepthash.errors import UsageError
 if TYPE_CHECKING:
     from concepthash.bundle import Bundle
     from concepthash.cluster.hashing import RayEngine
+    from concepthash.runtime.entries import IndexReport
     from concepthash.runtime.hasher import Hasher
 
 
@@ -85,6 +87,10 @@ class Hands:
         """What JSON says of it, once the work is done."""
         return {"engine": self.name}
 
+    def pace(self, report: IndexReport) -> str | None:
+        """How fast the run was and what bounded it; None if nothing was hashed."""
+        return report.pace
+
 
 class ClusterHands(Hands):
     """Workers that hash.
@@ -113,6 +119,18 @@ class ClusterHands(Hands):
                 "first_photo": self._pool.first_photo_seconds,
             },
         }
+
+    def pace(self, report: IndexReport) -> str | None:
+        """As :meth:`Hands.pace`; what the workers took to begin is none of their waits."""
+        first = self._pool.first_photo_seconds
+        if report.pace is None or report.bound_by is None or first is None:
+            return report.pace
+        if first > getattr(report.waits, report.bound_by):
+            return (
+                f"{report.photos_per_second:.3g} photos/s, bound by Ray's start: "
+                f"the first photos were back after {first:.1f} of {report.seconds:.1f} s"
+            )
+        return f"{report.pace}, {first:.1f} s for Ray's workers to begin"
 
 
 @contextmanager
@@ -166,7 +184,7 @@ def cluster(
         yield ClusterHands(RayEngine(bundle, Workers(pool.workers or 1), settings), bundle, None)
         return
     started = time.perf_counter()
-    with connected(pool.address):
+    with connected(pool.address, lost=end):
         workers = plan(pool.workers, pool.cpus, pool.gpus)
         seconds = time.perf_counter() - started
         output.note(f"ray: {workers}, ready after {seconds:.1f} s")

@@ -219,22 +219,40 @@ def _sources(images: Iterable[str], end: str) -> list[Path]:
     """The photos that were named, those of folders and of stdin, where each ends with ``end``.
 
     A name that does not exist stays in the list: it is one query that cannot be answered.
+
+    Raises:
+        UsageError: for a URL.
+        NothingFound: if there are none.
     """
     from concepthash.images import find_images
 
     sources: list[Path] = []
     for name in images:
         if name == "-":
-            sources += [Path(name) for name in _names(end)]
+            sources += map(_local, _names(end))
         elif Path(name).is_dir():
             sources += find_images([name])
         else:
-            sources.append(Path(name))
+            sources.append(_local(name))
     if not sources:
         folders = [display(name) for name in images if name != "-"]
         hint = f"ls {' '.join(folders)}" if folders else "find FOLDER -name '*.jpg' | chash query -"
         raise NothingFound("no photos to query with", where=" ".join(images), hint=hint)
     return sources
+
+
+def _local(name: str) -> Path:
+    if "://" not in name:
+        return Path(name)
+    from concepthash.runtime.remote import is_url, shown
+
+    if is_url(name):
+        raise UsageError(
+            "a photo behind a URL is not read here",
+            where=shown(name),
+            hint=f"curl -o photo.jpg {display(shown(name))} && chash query photo.jpg",
+        )
+    return Path(name)
 
 
 def _names(end: str) -> Iterator[str]:

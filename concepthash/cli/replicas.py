@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from concepthash.cli.group import end
 from concepthash.cli.options import check_engine, setting
 from concepthash.errors import UsageError
 
@@ -76,7 +77,7 @@ class Replicas:
         from concepthash.cluster.start import connected
         from concepthash.runtime.sites import as_url, is_url
 
-        with connected(self.address):
+        with connected(self.address, lost=end):
             from concepthash.cluster.deploying import Gallery
             from concepthash.cluster.serving import serving
 

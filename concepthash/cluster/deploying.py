@@ -17,7 +17,7 @@ from typing import Any
 
 from concepthash.cluster.replica import OWNERS, Owner, Place, Replica
 from concepthash.cluster.start import quiet
-from concepthash.errors import BackendError
+from concepthash.errors import BackendError, UsageError
 from concepthash.runtime.galleries import is_sharded
 from concepthash.runtime.shardfile import Manifest, Shard
 
@@ -106,6 +106,7 @@ def deployed(
         tell: told a line while it takes long, and whose replicas are used.
 
     Raises:
+        UsageError: if no machine of the cluster has the CPUs of a replica.
         BackendError: if a shard is not there in time, or cannot be opened.
     """
     serve = import_serve()
@@ -117,6 +118,7 @@ def deployed(
         name = f"{gallery.prefix}{'serve' if lasting else 'query'}-{secrets.token_hex(4)}"
         import ray
 
+        _check_room(cpus)
         begun = time.monotonic()
         # By its name: a handle that Ray's client made is of no use elsewhere.
         # It goes with this process, not with the machine that it happens to run on.
@@ -135,6 +137,24 @@ def deployed(
             with suppress(Exception):  # the cluster may be gone
                 serve.delete(name)
                 ray.kill(owner)
+
+
+def _check_room(cpus: float) -> None:
+    """Refuse replicas that would be waited for in vain.
+
+    Raises:
+        UsageError: if no machine has as many CPUs.
+    """
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    most = max((node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]), default=0)
+    if cpus > most:
+        raise UsageError(
+            f"no machine of the cluster has {cpus:g} CPUs for a replica: the largest has {most:g}",
+            where="--cpus-per-replica",
+            hint=f"--cpus-per-replica {most:g}, or 0; ray status says what there is",
+        )
 
 
 @contextmanager

@@ -14,8 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ import numpy as np
 
 from concepthash import errors
 from concepthash.bundle import Bundle
-from concepthash.cluster.start import quiet
+from concepthash.cluster.start import quiet, ray_errors
 from concepthash.cluster.worker import Contents, Settings, Shipped, Worker
 from concepthash.codes import CodeLayout
 from concepthash.decode import usable_cpus
@@ -53,15 +52,18 @@ class Workers:
         count: how many; each has a hasher of its own.
         cpus: of each, and the threads of its hasher.
         gpus: of each; a part of one is shared with others.
+        room: how many the cluster can run at once; None if that was not looked up.
     """
 
     count: int
     cpus: float = 1
     gpus: float = 0
+    room: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         each = f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
-        return f"{self.count} workers of {each}"
+        fewer = self.room is not None and self.room < self.count
+        return f"{self.count} workers of {each}" + (f", {self.room} at once" if fewer else "")
 
 
 def _raised(fatal: dict[str, Any]) -> ConceptHashError:
@@ -119,7 +121,7 @@ class RayEngine:
             return
         import ray
 
-        with _ray_errors():
+        with ray_errors():
             shipped = ray.put(Shipped.of(self._bundle))
             known = ray.put(Contents.of(desk.contents()))
             none = ray.put(Contents.of(np.empty((0, 32), np.uint8)))
@@ -247,7 +249,7 @@ def plan(count: int | None, cpus: float | None, gpus: float | None) -> Workers:
             where="--engine ray",
             hint="--cpus-per-worker 1, or --gpus-per-worker 0; ray status says what there is",
         )
-    return Workers(count or int(room), cpus, gpus)
+    return Workers(count or int(room), cpus, gpus, int(room))
 
 
 def _blame(why: str | None, place: Place, node: str) -> str:
@@ -255,24 +257,3 @@ def _blame(why: str | None, place: Place, node: str) -> str:
     if why == os.strerror(errno.ENOENT) and place.row < 0 and Path(place.file).exists():
         return f"not there on {node}, as it is here: the machines have to share the disk"
     return why or "unknown"
-
-
-@contextmanager
-def _ray_errors() -> Iterator[None]:
-    """Tell of Ray's own errors in our words.
-
-    Raises:
-        BackendError: with the last of theirs.
-    """
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise BackendError(
-            f"Ray cannot go on: {lines[-1].strip() if lines else type(error).__name__}",
-            where="--engine ray",
-            hint="run it again: what was committed is kept. Every machine of the cluster needs "
-            "pip install 'concepthash[ray]' of the same version",
-        ) from error

@@ -94,6 +94,8 @@ class Served:
         tell: told a line when one is lost, and when it is back.
     """
 
+    where = "ray"
+
     def __init__(
         self, shards: Sequence[tuple[Shard, Any]], patience: Patience, tell: Callable[[str], None]
     ) -> None:

@@ -21,7 +21,7 @@ from concepthash.explain.partscores import PartScores
 from concepthash.explain.photos import Maps, Progress, look
 from concepthash.explain.rooms import ROOMS, Rooms, check_rooms, find_rooms
 from concepthash.files import reason, sha256
-from concepthash.images import Pixels
+from concepthash.images import Pixels, elsewhere
 from concepthash.runtime.entries import Entry, changed_ns
 from concepthash.runtime.galleries import AnyGallery
 from concepthash.runtime.hasher import Hasher
@@ -188,6 +188,9 @@ def _shown(ids: Sequence[int], entries: Mapping[int, Entry], layout: CodeLayout)
 
 def _problem(entry: Entry) -> str | None:
     """Why the file of an image is not what was indexed; None if it is."""
+    far = elsewhere(entry.path)
+    if far is not None:
+        return far
     try:
         stat = entry.path.stat()
         if (stat.st_size, changed_ns(stat)) == (entry.size, entry.mtime_ns):

@@ -226,7 +226,8 @@ def _bring(file: File, site: Site, target: Path, where: str) -> None:
                 raise GalleryError(
                     f"{file.path} is not what was published: its SHA-256 differs",
                     where=where,
-                    hint=f"run the command again; {push_again(site, where)} sends it again",
+                    hint="run the command again; "
+                    f"{push_again(site, where)} --verify sends it again",
                 ) from None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from concepthash.codes import CodeLayout
+from concepthash.errors import UsageError
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.place import DATABASE, discard
 from concepthash.runtime.storage import SHARDS
@@ -71,6 +72,21 @@ def create_gallery(
 def is_gallery(path: str | Path) -> bool:
     """Whether a gallery of either kind lies there, sound or not."""
     return mark_of(path) is not None or is_sharded(path)
+
+
+def refuse_shard(path: str | Path) -> None:
+    """Make sure that a gallery to index into is a whole one.
+
+    Raises:
+        UsageError: if it is a shard, or would lie among shards.
+    """
+    whole = Path(path).absolute().parent
+    if is_sharded(whole):
+        raise UsageError(
+            "a shard is indexed with its whole gallery only: others may have the same photos",
+            where=path,
+            hint=f"chash index PHOTOS --out {whole}",
+        )
 
 
 def mark_of(path: str | Path) -> Path | None:

@@ -23,6 +23,7 @@ from concepthash.runtime.galleries import (
     discard_gallery,
     is_gallery,
     open_gallery,
+    refuse_shard,
 )
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.hasher import Hasher
@@ -113,6 +114,7 @@ def _open(
     path: Path, engine: Engine, *, rebuild: bool, dry_run: bool, shards: int | None
 ) -> AnyGallery | None:
     """The gallery to bring up to date; None if a dry run begins with an empty one."""
+    refuse_shard(path)
     exists = is_gallery(path)
     if dry_run and (rebuild or not exists):
         return None

@@ -3,12 +3,15 @@
 ::
 
     URL/published.json   {"schema": "chash.published/1", "previous": ["...", ...],
+                          "fingerprint": "...", "galleries": ["...", ...],
                           "files": [{"path": "gallery.sqlite", "bytes": 53248, "sha256": "..."},
                                     ...]}
     URL/content/SHA256   the content of a file, under its SHA-256
 
 A content never changes and the manifest is written last, so a reader sees the old state or the new
 one. ``previous`` names what the state before had: it is kept, for readers who began with that.
+``fingerprint`` is that of the model and ``galleries`` are the ids of the gallery or of its shards:
+a push tells by them whether it would replace another one.
 """
 
 from __future__ import annotations
@@ -29,11 +32,14 @@ from concepthash.runtime import records, schema
 from concepthash.runtime.codefiles import HEADER_BYTES, CodeFiles
 from concepthash.runtime.place import DATABASE, SEGMENTS, TABLES
 from concepthash.runtime.shardfile import Manifest as ShardManifest
+from concepthash.runtime.sharding import require_shard
 from concepthash.runtime.storage import SHARDS, damaged, storage_errors
 from concepthash.runtime.tablestore import SUFFIX as TABLES_SUFFIX
 
 SCHEMA = "chash.published/1"
 MANIFEST = "published.json"
+CONTENT = "content"
+"""Where contents lie, at the URL."""
 MANIFEST_BYTES = 32 << 20
 """A manifest of the most files takes less."""
 _FILES = 100_000
@@ -41,7 +47,7 @@ _FILE_BYTES = 1 << 42
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}(?<!\.)")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _DEEPEST = 4
-_DIGEST = re.compile("[0-9a-f]{64}")
+DIGEST = re.compile("[0-9a-f]{64}")
 _CHUNK = 1 << 20
 _TRIES = 3
 
@@ -57,20 +63,31 @@ class File:
     @property
     def content(self) -> str:
         """The name of its content at the URL."""
-        return f"content/{self.sha256}"
+        return f"{CONTENT}/{self.sha256}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a published gallery, in the order of their paths, and what it had before."""
+    """The files of a published gallery, in the order of their paths, and what it had before.
+
+    Args:
+        files: of this state.
+        previous: contents of the one before.
+        fingerprint: of the model; empty if it is not told.
+        galleries: ids of the gallery or of its shards.
+    """
 
     files: tuple[File, ...]
     previous: tuple[str, ...] = ()
+    fingerprint: str = ""
+    galleries: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """The file it is written as; the same for the same gallery."""
         values = {
             "schema": SCHEMA,
+            "fingerprint": self.fingerprint,
+            "galleries": list(self.galleries),
             "files": [asdict(file) for file in self.files],
             "previous": list(self.previous),
         }
@@ -114,13 +131,17 @@ class Manifest:
                 hint="pip install --upgrade concepthash",
             )
         listed, previous = values["files"], values.get("previous", [])
-        if not isinstance(listed, list) or not isinstance(previous, list):
+        galleries = values.get("galleries", [])
+        if not all(isinstance(each, list) for each in (listed, previous, galleries)):
             raise ValueError("its files are no list")
-        if len(listed) > _FILES or len(previous) > _FILES:
+        if max(map(len, (listed, previous, galleries))) > _FILES:
             raise ValueError(f"more than {_FILES} files")
         files = tuple(_file(each) for each in listed)
         _check_paths([file.path for file in files])
-        return cls(files, tuple(_digest(each) for each in previous))
+        told = values.get("fingerprint", "")
+        fingerprint = _digest(told) if told else ""
+        before = tuple(_digest(each) for each in previous)
+        return cls(files, before, fingerprint, tuple(map(str, galleries)))
 
 
 def _file(values: Any) -> File:
@@ -135,7 +156,7 @@ def _file(values: Any) -> File:
 
 
 def _digest(value: Any) -> str:
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+    if not isinstance(value, str) or not DIGEST.fullmatch(value):
         raise ValueError(f"{value!r:.80} is no SHA-256")
     return value
 
@@ -167,11 +188,15 @@ def _check_paths(paths: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """A file to publish: its path there, and the first bytes of an open file."""
+    """A file to publish: its path there, and the first bytes of an open file.
+
+    Of a database it says what the gallery holds.
+    """
 
     path: str
     file: BinaryIO
     size: int
+    identity: schema.Identity | None = None
 
     def read(self) -> Iterator[bytes]:
         """Its content, piece by piece.
@@ -215,6 +240,7 @@ def snapshot(gallery: Path) -> Iterator[list[Source]]:
             size = (gallery / SHARDS).stat().st_size
         sources = [Source(SHARDS, listed, size)]
         for shard in ShardManifest.read(gallery).shards:
+            require_shard(gallery, shard.name)
             sources += _ordinary(gallery / shard.name, f"{shard.name}/", copies, stack)
         yield sources
 
@@ -243,7 +269,9 @@ def _ordinary(folder: Path, prefix: str, copies: Path, stack: ExitStack) -> list
             sources += _tables(folder, prefix, stack)
             copy = _copied(database, copies / f"{len(list(copies.iterdir()))}.sqlite")
             opened = stack.enter_context(copy.open("rb"))
-            return [Source(f"{prefix}{DATABASE}", opened, copy.stat().st_size), *sources]
+            identity = schema.read_identity(database, file)
+            size = copy.stat().st_size
+            return [Source(f"{prefix}{DATABASE}", opened, size, identity), *sources]
     raise AssertionError("the last try returns or raises")
 
 

@@ -6,11 +6,12 @@ What is published is told in :mod:`concepthash.runtime.published`, where in
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from concepthash.errors import GalleryDamaged, GalleryError, UsageError
@@ -21,8 +22,16 @@ from concepthash.runtime.copies import (
     copy_there_is,
     push_again,
 )
-from concepthash.runtime.place import DATABASE
-from concepthash.runtime.published import MANIFEST, MANIFEST_BYTES, File, Manifest, snapshot
+from concepthash.runtime.galleries import mark_of
+from concepthash.runtime.published import (
+    CONTENT,
+    DIGEST,
+    MANIFEST,
+    MANIFEST_BYTES,
+    File,
+    Manifest,
+    snapshot,
+)
 from concepthash.runtime.sites import (
     FolderSite,
     Missing,
@@ -59,8 +68,12 @@ class Pushed:
     removed: int
 
 
-def push(gallery: str | Path, url: str | PurePath) -> Pushed:
+def push(
+    gallery: str | Path, url: str | PurePath, *, verify: bool = False, force: bool = False
+) -> Pushed:
     """Publish a gallery as one moment has it; what is there already is not sent again.
+
+    What is there is known by its size, in a folder by its content, so that damage is mended.
 
     A reader sees the old state or the new one. A push that was killed is simply run again. One at a
     time: of two, the one that ends last is refused.
@@ -68,9 +81,11 @@ def push(gallery: str | Path, url: str | PurePath) -> Pushed:
     Args:
         gallery: an ordinary or a sharded one; others may write to it meanwhile.
         url: ``file://``, or what fsspec writes to; a plain path is a folder of this machine.
+        verify: read everywhere what is there, to send again what is damaged.
+        force: replace what was published of another gallery or model.
 
     Raises:
-        UsageError: if nothing can be written there.
+        UsageError: if nothing can be written there, or something else is there.
         GalleryError: if the gallery cannot be read, or the place does not take it.
         BackendError: if a package that reaches the place is not installed.
     """
@@ -82,15 +97,24 @@ def push(gallery: str | Path, url: str | PurePath) -> Pushed:
             where=where,
             hint="push to the folder that it shows: file:///FOLDER/NAME.chg",
         )
-    if isinstance(site, FolderSite) and (site.folder / DATABASE).exists():
-        raise UsageError(
-            "a gallery is there, not a place to publish one", where=where, hint="another folder"
-        )
+    if isinstance(site, FolderSite):
+        folder = site.folder.resolve()
+        if any(mark_of(path) for path in (folder, *folder.parents)):
+            raise UsageError(
+                "a gallery is there, not a place to publish one", where=where, hint="another folder"
+            )
     with _site_errors(where, "chash index push continues it"):
         old = _before(site, where)
+        if old is None:
+            _refuse_strays(site, where)
+        verify = verify or isinstance(site, FolderSite)
         with snapshot(Path(gallery)) as sources:
             by_digest = {}
             files = []
+            owners = [source.identity for source in sources if source.identity is not None]
+            new = Manifest((), (), owners[0].fingerprint, tuple(each.gallery for each in owners))
+            if old is not None and not force:
+                _refuse_other(old, new, where)
             for source in sources:
                 file = source.described()
                 files.append(file)
@@ -99,13 +123,55 @@ def push(gallery: str | Path, url: str | PurePath) -> Pushed:
             had = {file.sha256 for file in old.files} if old else set()
             sent = 0, 0
             for source, file in by_digest.values():
-                if file.sha256 in had and site.size(file.content) == file.bytes:
+                if file.sha256 in had and _is_there(file, site, verify=verify):
                     continue
                 site.write(file.content, source.read())
                 sent = sent[0] + 1, sent[1] + file.bytes
-        removed = _publish(site, old, Manifest(tuple(files), tuple(sorted(had))), where)
+        new = replace(new, files=tuple(files), previous=tuple(sorted(had)))
+        removed = _publish(site, old, new, where)
     total = sum(file.bytes for file in files)
     return Pushed(where, len(files), total, *sent, removed)
+
+
+def _refuse_strays(site: Site, where: str) -> None:
+    """Refuse a place that holds what no push left, for one that broke off may have."""
+    names = site.names()
+    if MANIFEST in names:  # damaged
+        return
+    strays = [name for name in names if name != CONTENT]
+    strays += [name for name in site.names(CONTENT) if not DIGEST.fullmatch(name)]
+    for name in sorted(strays):
+        if not name.startswith("."):  # of the system, of a web server, or half written
+            raise UsageError(
+                f"something else is there ({name}), and nothing was published there",
+                where=where,
+                hint=f"a folder of its own: {where}/NAME.chg",
+            )
+
+
+def _refuse_other(old: Manifest, new: Manifest, where: str) -> None:
+    """Refuse to replace what was published of another gallery, or of another model."""
+    if not old.fingerprint:
+        return
+    if old.fingerprint != new.fingerprint:
+        other = f"a gallery of another model was published there ({old.fingerprint[:8]})"
+    elif not set(old.galleries) & set(new.galleries):
+        other = "another gallery was published there"
+    else:
+        return
+    raise UsageError(other, where=where, hint="another URL, or --force to replace it")
+
+
+def _is_there(file: File, site: Site, *, verify: bool) -> bool:
+    """Whether a content is there and whole: by its size, or by all of it."""
+    if site.size(file.content) != file.bytes:
+        return False
+    if not verify:
+        return True
+    digest = hashlib.sha256()
+    for piece in site.read(file.content):
+        digest.update(piece)
+    return digest.hexdigest() == file.sha256
 
 
 def _publish(site: Site, old: Manifest | None, new: Manifest, where: str) -> int:

@@ -35,7 +35,8 @@ class RepairReport:
         removed: images taken out because their codes or records are damaged.
         strays: files in the folder that are not the gallery's; nothing was done about them.
         aside: where what was replaced lies now; None if nothing was.
-        replaced: the shards that could not be saved and begin anew, of a sharded gallery.
+        replaced: the shards that could not be saved and begin anew, empty, of a sharded gallery;
+            how many images they had is not known, and ``removed`` does not count them.
         shards: what was done to its other shards that were damaged.
     """
 
@@ -55,6 +56,7 @@ class RepairReport:
             "damage": [{"file": str(found.file), "what": found.what} for found in self.damage],
             "images": self.images,
             "removed": self.removed,
+            "uncounted": bool(self.replaced),
             "strays": [str(file) for file in self.strays],
             "aside": None if self.aside is None else str(self.aside),
             "replaced": self.replaced,
@@ -64,11 +66,16 @@ class RepairReport:
     def __str__(self) -> str:
         lines = [f"{found.file}: {found.what}" for found in self.damage]
         lines += [f"{file}: not the gallery's, left alone" for file in self.strays]
-        lines += [f"{name}: cannot be saved, begins anew" for name in self.replaced]
+        lines += [
+            f"{name}: cannot be saved, begins anew, empty: what it held is in no answer now"
+            for name in self.replaced
+        ]
         for aside in [self.aside, *(shard.aside for shard in self.shards)]:
             if aside is not None:
                 lines.append(f"{aside}: what was replaced")
         done = f"{self.removed} images removed" if self.damage else "nothing to repair"
+        if self.replaced:
+            done += f", and those of {', '.join(self.replaced)}, nobody knows how many"
         return "\n".join([*lines, f"{done}, {self.images} in the gallery"])
 
 

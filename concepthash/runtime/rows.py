@@ -73,6 +73,9 @@ class Rows:
             except OSError as error:
                 unread.add(self._files[file], error)
 
+    def table(self) -> None:
+        """As :meth:`concepthash.runtime.sources.PhotoSource.table`: all of them are read."""
+
     def count(self) -> int:
         """As :meth:`concepthash.runtime.sources.PhotoSource.count`."""
         return sum(self._rows.values())

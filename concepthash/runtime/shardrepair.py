@@ -6,7 +6,7 @@ the next ``chash index`` hashes its photos again. Ids it may have given before a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,7 @@ def _anew(folder: Path, report: RepairReport) -> Manifest:
         GalleryLost: if none of them can be opened.
         GalleryError: if they are of several models.
     """
-    held: dict[str, list[Ids]] = {}
+    held: dict[str, npt.NDArray[np.int64]] = {}
     after, model = 0, None
     names = on_disk(folder)
     for name in names:
@@ -172,7 +172,7 @@ def _anew(folder: Path, report: RepairReport) -> Manifest:
                         hint=f"move those of one away, then chash index repair {folder}",
                     )
                 model, after = model or mine, max(after, gallery.last_id())
-                held[name] = list(_stretches(gallery.known_ids()))
+                held[name] = gallery.known_ids()
     if model is None:
         raise GalleryLost(
             "no shard can be opened, so nothing says what the gallery held",
@@ -180,8 +180,24 @@ def _anew(folder: Path, report: RepairReport) -> Manifest:
             hint=f"restore it from a backup, or chash index PHOTOS --out {folder} --rebuild",
         )
     count = int(names[-1][6:10])
-    old = [held.get(shard_name(number), []) for number in range(1, count + 1)]
+    owned = _owned(held)
+    old = [owned.get(shard_name(number), []) for number in range(1, count + 1)]
     return Manifest(*model, new_shards(count, old, after))
+
+
+def _owned(held: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, list[Ids]]:
+    """The ranges of ids of each shard; none of one that shares an id with a fuller one.
+
+    Such a shard is a copy of the other, or an older state of it: an id has one owner.
+    """
+    owned: dict[str, list[Ids]] = {}
+    taken: list[Ids] = []
+    for name in sorted(held, key=lambda name: (-len(held[name]), name)):
+        ranges = list(_stretches(held[name]))
+        shared = any(a <= last and first <= b for a, b in ranges for first, last in taken)
+        owned[name] = [] if shared else ranges
+        taken += owned[name]
+    return owned
 
 
 def _stretches(ids: npt.NDArray[np.int64]) -> Iterator[Ids]:

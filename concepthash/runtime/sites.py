@@ -57,6 +57,9 @@ class Site(Protocol):
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it is not there. Only of what is writable."""
 
+    def names(self, folder: str = "") -> list[str]:
+        """What lies there, or in a folder there; nothing if it is not there. As :meth:`size`."""
+
     def write(self, name: str, content: Iterator[bytes]) -> None:
         """Put a file there, in the place of one that is; whole or not at all, where it can be."""
 
@@ -143,6 +146,14 @@ class FolderSite:
         except Missing:
             return None
 
+    def names(self, folder: str = "") -> list[str]:
+        """As :meth:`Site.names`."""
+        try:
+            with _of_files():
+                return [path.name for path in (self.folder / folder).iterdir()]
+        except Missing:
+            return []
+
     def write(self, name: str, content: Iterator[bytes]) -> None:
         """As :meth:`Site.write`."""
         path = self.folder / name
@@ -202,6 +213,10 @@ class WebSite:
     def size(self, name: str) -> int | None:
         """Nothing: see :attr:`writable`."""
         raise NotImplementedError(name)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Nothing: see :attr:`writable`."""
+        raise NotImplementedError(folder)
 
     def write(self, name: str, content: Iterator[bytes]) -> None:
         """Nothing: see :attr:`writable`."""
@@ -307,6 +322,16 @@ class _FsspecSite:
                 return int(self._system.info(self._at(name))["size"])
         except Missing:
             return None
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            with self._errors():
+                self._system.invalidate_cache()
+                found = self._system.ls(self._at(folder).rstrip("/"), detail=False)
+        except Missing:
+            return []
+        # An object store may list the folder's own mark among what is in it.
+        return sorted({path.rpartition("/")[2] for path in found if not path.endswith("/")})
 
     def write(self, name: str, content: Iterator[bytes]) -> None:
         path = self._at(name)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from concepthash.errors import Skipped, UsageError
+from concepthash.errors import DataError, Skipped, UsageError
 from concepthash.images import find_images
 from concepthash.runtime.entries import absolute, changed_ns, is_url, valid_text
 
@@ -82,6 +82,9 @@ class PhotoSource(Protocol):
     def count(self) -> int:
         """How many photos there are."""
 
+    def table(self) -> str | None:
+        """A Parquet file that is not read, as photos lie beside it; None if there is none."""
+
     def named(self, path: Path) -> Path | None:
         """One of its photos as the user would write it; None if it is none of them."""
 
@@ -121,6 +124,11 @@ class Folder:
         """As :meth:`PhotoSource.count`."""
         return sum(1 for _ in self._files(Skipped()))
 
+    def table(self) -> str | None:
+        """As :meth:`PhotoSource.table`."""
+        file = next(self.given.rglob(f"*{PARQUET}"), None) if self.given.is_dir() else None
+        return None if file is None else str(file)
+
     def named(self, path: Path) -> Path | None:
         """As :meth:`PhotoSource.named`."""
         below = path.is_relative_to(self._base)
@@ -145,6 +153,9 @@ class Pattern(Folder):
         super().__init__(Path(_before_magic(pattern)))
         self.root = None
         self._pattern = pattern
+
+    def table(self) -> None:
+        """As :meth:`PhotoSource.table`: what it matches is read."""
 
     def _files(self, unread: Skipped) -> Iterator[Path]:
         outer = str(self.given)
@@ -194,11 +205,56 @@ def open_sources(names: Sequence[str | Path], columns: Columns) -> list[PhotoSou
     """The sources of these names; URLs are listed and Parquet files looked into.
 
     Raises:
-        UsageError: if nothing is there, or a Parquet file has no column of photos.
+        UsageError: if nothing is there, a Parquet file has no column of photos, or columns are
+            named and there is no Parquet file.
         DataError: if a URL cannot be listed.
         BackendError: if a package is missing.
     """
-    return [_open(name, columns) for name in names]
+    opened = [_open(name, columns) for name in names]
+    if columns != Columns():
+        _check_columns(opened, columns)
+    return opened
+
+
+def table_beside(sources: Sequence[PhotoSource]) -> str | None:
+    """A Parquet file that no source reads, as photos lie beside it.
+
+    None if there is none, or others are named: then this one is left out on purpose.
+    """
+    if _has_rows(sources):
+        return None
+    return next((table for source in sources if (table := source.table()) is not None), None)
+
+
+def _has_rows(sources: Sequence[PhotoSource]) -> bool:
+    from concepthash.runtime.rows import Rows
+
+    return any(isinstance(source, Rows) for source in sources)
+
+
+def _check_columns(sources: Sequence[PhotoSource], columns: Columns) -> None:
+    if _has_rows(sources):
+        return
+    table = table_beside(sources)
+    raise UsageError(
+        "columns are those of Parquet files, and none is read here"
+        + ("" if table is None else ": photos lie beside them, so they are named themselves"),
+        where="--label-column" if columns.image is None else "--image-column",
+        hint="chash index FILE.parquet" if table is None else f"chash index {table}",
+    )
+
+
+def unreadable(sources: Sequence[PhotoSource]) -> DataError | None:
+    """The error of sources without a photo if a part of them cannot be read; None if they can."""
+    unread = Skipped()
+    for source in sources:
+        for _ in source.photos(unread):
+            pass
+    if not unread:
+        return None
+    first = unread.items[0]
+    hint = "fetch it again" if is_url(first.path) else f"ls -l {first.path}"
+    return DataError(first.reason, where=first.path, hint=hint)
 
 
 def _open(name: str | Path, columns: Columns) -> PhotoSource:

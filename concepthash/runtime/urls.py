@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,11 +52,13 @@ class Listing:
                 found, base = fs.glob(path, detail=True), path[: path.index("*")].rpartition("/")[0]
             elif not url.endswith("/") and fs.isfile(path):
                 found, base = {path: fs.info(path)}, path
+                _refuse_page(url, found[path])
             else:
                 found, base = fs.find(path, detail=True), path.rstrip("/")
                 found = {name: info for name, info in found.items() if _visible(name, base)}
                 if not found and not fs.exists(path):
-                    raise UsageError("nothing is there", where=url)
+                    fs.info(path)  # its error may know why
+                    raise FileNotFoundError(path)
             files = {
                 _url(fs, name): (int(info.get("size") or 0), mark(info))
                 for name, info in sorted(found.items())
@@ -68,6 +71,10 @@ class Listing:
         """The files, if they are Parquet files."""
         parquet = [url for url in self.files if urlsplit(url).path.endswith(PARQUET)]
         return parquet if not self.count() or len(parquet) == len(self.files) else []
+
+    def table(self) -> str | None:
+        """A Parquet file that is not read, as photos lie beside it; None if there is none."""
+        return next((url for url in self.files if urlsplit(url).path.endswith(PARQUET)), None)
 
     def photos(self, unread: Skipped) -> Iterator[Found]:
         """As :meth:`concepthash.runtime.sources.PhotoSource.photos`."""
@@ -97,6 +104,20 @@ class Listing:
 def _url(fs: Any, name: str) -> str:
     """The URL of what a file system calls ``name``."""
     return str(fs.unstrip_protocol(name)).replace(":///", "://", 1)  # memory:// has a third
+
+
+def _refuse_page(url: str, info: Mapping[str, Any]) -> None:
+    """Tell what a web server shows of a folder, or in place of a photo, from a photo.
+
+    Raises:
+        UsageError: if it is a page.
+    """
+    if info.get("mimetype") == "text/html":
+        raise UsageError(
+            "a web page, not a photo; the URL of a folder ends with a slash",
+            where=url,
+            hint=f"chash index {url}/",
+        )
 
 
 def _visible(name: str, base: str) -> bool:
@@ -190,18 +211,33 @@ def far_errors(url: str) -> Iterator[None]:
         yield
     except (ConceptHashError, KeyboardInterrupt):
         raise
-    except FileNotFoundError:
-        raise UsageError("nothing is there", where=url) from None
-    except Exception as error:  # each file system has its own
-        raise DataError(
-            f"cannot be read: {_reason(error)}",
-            where=url,
-            hint="look at the address, the network and the credentials of this machine",
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec calls all that goes wrong over http a missing file
+        lost = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if isinstance(cause, Exception) and (lost or getattr(cause, "status", 404) != 404):
+            raise _unreadable(cause, url) from None
+        raise UsageError(
+            "nothing is there", where=url, hint="look at the address; that of a folder ends with /"
         ) from None
+    except Exception as error:  # each file system has its own
+        raise _unreadable(error, url) from None
+
+
+def _unreadable(error: Exception, url: str) -> DataError:
+    return DataError(
+        f"cannot be read: {_reason(error)}",
+        where=url,
+        hint="look at the address, the network and the credentials of this machine",
+    )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if (status := getattr(error, "status", None)) is not None:
+        return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:  # asyncio's words for it are for programmers
+        return os.strerror(number)
     text = getattr(error, "strerror", None) or str(error)
     return next(iter(text.splitlines()), "") or type(error).__name__

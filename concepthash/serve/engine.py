@@ -238,6 +238,11 @@ class Engine:
         return self._held.missing
 
     @property
+    def where(self) -> str:
+        """Where codes are compared, as :class:`concepthash.serve.held.AnyHeld`."""
+        return self._held.where
+
+    @property
     def concept_names(self) -> tuple[str, ...]:
         """Of all concepts; they may be renamed meanwhile."""
         return self.bundle.manifest.concept_names

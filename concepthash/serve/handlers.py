@@ -166,6 +166,7 @@ async def query(service: Service, request: Request, asking: QueryAsking) -> Repl
         gallery=service.gallery,
         model=service.model,
         concept_names=names,
+        search=service.engine.where,
         missing_shards=_named(found.missing),
     )
     return answered(answer, timing=timing, missing=found.missing)

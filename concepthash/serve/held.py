@@ -90,6 +90,10 @@ class AnyHeld(Protocol):
     """What an engine asks of a gallery, wherever it is: a :class:`Held`, or shards elsewhere."""
 
     @property
+    def where(self) -> str:
+        """Where codes are compared, as answers name it."""
+
+    @property
     def images(self) -> int:
         """How many there are."""
 
@@ -141,6 +145,7 @@ class Held:
         MismatchError: if another model made its codes.
     """
 
+    where = "cpu"
     missing: tuple[str, ...] = ()
     answering = True
     trouble: str | None = None

@@ -164,7 +164,7 @@ class QueryAnswer(Struct, tag_field="schema", tag="chash.query/1"):
     gallery: str
     model: str
     concept_names: tuple[str, ...]
-    search: str = "cpu"
+    search: str
     skipped: list[str] = []
     missing_shards: Missing = UNSET
 

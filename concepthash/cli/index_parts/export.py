@@ -67,7 +67,7 @@ def command(
         f"{file}: {len(index)} codes of {index.bits} bits",
         lambda: {
             "schema": "chash.index-export/1",
-            "gallery": str(gallery),
+            "gallery": options.named(gallery),
             "file": str(file),
             "codes": len(index),
             "bits": index.bits,

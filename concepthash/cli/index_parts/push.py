@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from concepthash.cli import options
+from concepthash.cli.options import switch
 from concepthash.cli.output import Output, display
 from concepthash.cli.stores import check_gallery
 
@@ -20,8 +21,13 @@ EXAMPLES = (
 
 
 def command(
-    gallery: Annotated[Path, typer.Argument(help="A gallery.", metavar="GALLERY")],
+    gallery: Annotated[Path, options.gallery_argument("A gallery.")],
     url: Annotated[str, typer.Argument(help="Where to; a folder of its own.", metavar="URL")],
+    verify: Annotated[
+        bool,
+        switch("--verify", text="Read all that is there, to send again what is damaged."),
+    ] = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Publish a gallery, or bring what was published up to date: only what changed is sent."""
@@ -29,10 +35,10 @@ def command(
 
     from concepthash.runtime.remote import push
 
-    done = push(check_gallery(gallery), url)
+    done = push(check_gallery(gallery), url, verify=verify, force=force)
     sent = f"{done.uploaded} sent, {done.uploaded_bytes} of {done.bytes} bytes"
     output.result(
         f"{done.url}: {done.files} files, {sent}",
-        lambda: {"schema": "chash.push/1", "gallery": str(gallery), **asdict(done)},
+        lambda: {"schema": "chash.push/1", "gallery": options.named(gallery), **asdict(done)},
     )
     output.hint(f"chash query IMAGE --gallery {display(done.url)}")

@@ -34,10 +34,10 @@ def command(
         found = check(check_gallery(gallery))
     lines = [f"{printable(str(item.file))}: {printable(item.what)}" for item in found]
     output.result(
-        "\n".join(lines) if found else f"{gallery}: everything is as it was written",
+        "\n".join(lines) if found else f"{options.named(gallery)}: everything is as it was written",
         lambda: {
             "schema": "chash.verify/1",
-            "gallery": str(gallery),
+            "gallery": options.named(gallery),
             "damage": [{"file": str(item.file), "what": item.what} for item in found],
         },
     )

@@ -46,7 +46,7 @@ def _field(text: str | None) -> str:
 
 
 def _load(items: Items) -> str:
-    table, layout = items.table, items.layout
+    table, layout = _table(items), items.layout
     columns = ["id bigint PRIMARY KEY", f"code bit({layout.bits}) NOT NULL"]
     if layout.concepts > 1:
         columns += [
@@ -75,7 +75,7 @@ def _index(items: Items) -> str:
     return f"""\
 -- Approximate from now on, and faster: an image may be missed. Larger values of
 -- hnsw.ef_search miss fewer; SET enable_indexscan = off brings exact answers back.
-CREATE INDEX ON {items.table} USING hnsw (code bit_hamming_ops);
+CREATE INDEX ON {_table(items)} USING hnsw (code bit_hamming_ops);
 """
 
 
@@ -85,7 +85,7 @@ def _query(items: Items) -> str:
 --   psql DATABASE -v code={items.example} -f query.sql
 \\if :{{?top}} \\else \\set top 10 \\endif
 SELECT id, (code <~> {_asked(items)})::int AS distance, path, label
-FROM {items.table}
+FROM {_table(items)}
 ORDER BY code <~> {_asked(items)}, id
 LIMIT :top;
 """
@@ -104,10 +104,15 @@ def _weighted(items: Items) -> str:
 \\if :{{?top}} \\else \\set top 10 \\endif
 {defaults}
 SELECT id, ({terms})::int AS distance, ARRAY[{apart}] AS per_concept, path, label
-FROM {items.table}, (SELECT {_asked(items)} AS code) AS asked
+FROM {_table(items)}, (SELECT {_asked(items)} AS code) AS asked
 ORDER BY distance, id
 LIMIT :top;
 """
+
+
+def _table(items: Items) -> str:
+    """The table as SQL takes it, whose name may be one of its words: order, user."""
+    return f'"{items.table}"'
 
 
 def _asked(items: Items) -> str:
@@ -132,12 +137,12 @@ By concept, each with a weight of its own (1 if none is given):
 
 Needs PostgreSQL 12 and pgvector 0.7, or later. In this folder:
 
-    psql DATABASE -f load.sql     # makes the table {items.table}; all of it or nothing
+    psql DATABASE -f load.sql     # makes the table {_table(items)}; all of it or nothing
 
 `id`, `path` and `label` are those of the gallery, `code` is `bit({items.layout.bits})`. Whose codes
 they are says `export.json`, and in the database:
 
-    SELECT obj_description('{items.table}'::regclass);
+    SELECT obj_description('{_table(items)}'::regclass);
 
 The code of a photo is the hexadecimal text that `chash query PHOTO` prints, or `chash query PHOTO
 --json` as `code`. The ten nearest, exact, in the order (distance, id):

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import benchmark_page
 import cli_reference
+import scale_page
 
-PAGES = {"cli.md": cli_reference.page, "benchmarks.md": benchmark_page.page}
+PAGES = {
+    "cli.md": cli_reference.page,
+    "benchmarks.md": benchmark_page.page,
+    "scale.md": scale_page.page,
+}
 
 
 def main() -> None:

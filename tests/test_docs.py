@@ -243,6 +243,11 @@ def test_benchmark_page__is_what_the_results_say(monkeypatch: pytest.MonkeyPatch
     assert wanted == (ROOT / "docs/benchmarks.md").read_text("utf-8"), "run: python docs/renew.py"
 
 
+def test_scale_page__has_the_tables_that_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = renewed("scale_page", monkeypatch)
+    assert wanted == (ROOT / "docs/scale.md").read_text("utf-8"), "run: python docs/renew.py"
+
+
 def test_benchmark_page__has_every_file_and_its_command() -> None:
     text = (ROOT / "docs/benchmarks.md").read_text("utf-8")
     for file in (ROOT / "benchmarks/results").glob("*.json"):

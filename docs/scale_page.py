@@ -155,7 +155,8 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
 
 
 def _ms(row: Mapping[str, Any]) -> str:
-    return f"{row['ms_a_query']:.3g}"
+    value = row["ms_a_query"]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _s(seconds: float) -> str:

@@ -32,6 +32,7 @@ class FakeEngine:
         self.status: Status = "ok"
         self.trouble: str | None = None
         self.missing: tuple[str, ...] = ()
+        self.where = "cpu"
 
     async def start(self) -> None:
         pass

@@ -26,7 +26,7 @@ from concepthash.errors import GalleryError, GalleryLocked
 from concepthash.files import half_written, new_folder, reason, replacing, sha256, write_bytes
 from concepthash.runtime.place import FETCHED, LOCK, SUFFIX
 from concepthash.runtime.published import File, Manifest
-from concepthash.runtime.sites import Site, Unreachable
+from concepthash.runtime.sites import Site, Unreachable, WritableSite
 from concepthash.runtime.storage import writer_lock
 
 TRIES = 3
@@ -39,7 +39,8 @@ _VERSION = re.compile("[0-9a-f]{32}")
 
 def push_again(site: Site, where: str) -> str:
     """The command that publishes what is read there."""
-    return f"chash index push GALLERY {where if site.writable else 'FOLDER_OF_THE_SERVER'}"
+    place = where if isinstance(site, WritableSite) else "FOLDER_OF_THE_SERVER"
+    return f"chash index push GALLERY {place}"
 
 
 @contextmanager

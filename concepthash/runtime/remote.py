@@ -38,6 +38,7 @@ from concepthash.runtime.sites import (
     Refused,
     Site,
     Unreachable,
+    WritableSite,
     as_url,
     is_url,
     open_site,
@@ -91,7 +92,7 @@ def push(
     """
     address = as_url(url) if is_url(url) else Path(url).absolute().as_uri()
     site, where = open_site(address), shown(address)
-    if not site.writable:
+    if not isinstance(site, WritableSite):
         raise UsageError(
             "a web server is only read",
             where=where,
@@ -133,7 +134,7 @@ def push(
     return Pushed(where, len(files), total, *sent, removed)
 
 
-def _refuse_strays(site: Site, where: str) -> None:
+def _refuse_strays(site: WritableSite, where: str) -> None:
     """Refuse a place that holds what no push left, for one that broke off may have."""
     names = site.names()
     if MANIFEST in names:  # damaged
@@ -162,7 +163,7 @@ def _refuse_other(old: Manifest, new: Manifest, where: str) -> None:
     raise UsageError(other, where=where, hint="another URL, or --force to replace it")
 
 
-def _is_there(file: File, site: Site, *, verify: bool) -> bool:
+def _is_there(file: File, site: WritableSite, *, verify: bool) -> bool:
     """Whether a content is there and whole: by its size, or by all of it."""
     if site.size(file.content) != file.bytes:
         return False
@@ -174,7 +175,7 @@ def _is_there(file: File, site: Site, *, verify: bool) -> bool:
     return digest.hexdigest() == file.sha256
 
 
-def _publish(site: Site, old: Manifest | None, new: Manifest, where: str) -> int:
+def _publish(site: WritableSite, old: Manifest | None, new: Manifest, where: str) -> int:
     """Let readers see the new state; returns how many contents of older ones went."""
     if old is not None and old.files == new.files:
         return 0

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from concepthash.errors import BackendError, ConceptHashError, UsageError
@@ -45,8 +45,6 @@ class Refused(Exception):
 class Site(Protocol):
     """A place of files by name, as ``content/0a1b``."""
 
-    writable: bool
-
     def read(self, name: str) -> Iterator[bytes]:
         """The content of a file, piece by piece.
 
@@ -54,11 +52,16 @@ class Site(Protocol):
             Missing, Unreachable, Refused: also while it is read.
         """
 
+
+@runtime_checkable
+class WritableSite(Site, Protocol):
+    """A place that can be written too, and that tells what is there."""
+
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None if it is not there. Only of what is writable."""
+        """Bytes of a file; None if it is not there."""
 
     def names(self, folder: str = "") -> list[str]:
-        """What lies there, or in a folder there; nothing if it is not there. As :meth:`size`."""
+        """What lies there, or in a folder there; nothing if it is not there."""
 
     def write(self, name: str, content: Iterator[bytes]) -> None:
         """Put a file there, in the place of one that is; whole or not at all, where it can be."""
@@ -125,8 +128,6 @@ def shown_at_least(url: str) -> str:
 class FolderSite:
     """A folder of this machine, or one that is mounted."""
 
-    writable = True
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -139,7 +140,7 @@ class FolderSite:
                     yield piece
 
     def size(self, name: str) -> int | None:
-        """As :meth:`Site.size`."""
+        """As :meth:`WritableSite.size`."""
         try:
             with _of_files():
                 return (self.folder / name).stat().st_size
@@ -147,7 +148,7 @@ class FolderSite:
             return None
 
     def names(self, folder: str = "") -> list[str]:
-        """As :meth:`Site.names`."""
+        """As :meth:`WritableSite.names`."""
         try:
             with _of_files():
                 return [path.name for path in (self.folder / folder).iterdir()]
@@ -155,7 +156,7 @@ class FolderSite:
             return []
 
     def write(self, name: str, content: Iterator[bytes]) -> None:
-        """As :meth:`Site.write`."""
+        """As :meth:`WritableSite.write`."""
         path = self.folder / name
         with _of_files():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +164,7 @@ class FolderSite:
                 file.writelines(content)
 
     def delete(self, name: str) -> None:
-        """As :meth:`Site.delete`."""
+        """As :meth:`WritableSite.delete`."""
         with suppress(Missing), _of_files():
             (self.folder / name).unlink()
 
@@ -180,8 +181,6 @@ def _of_files() -> Iterator[None]:
 
 class WebSite:
     """A web server, only read."""
-
-    writable = False
 
     def __init__(self, parts: SplitResult) -> None:
         self._parts = parts
@@ -209,22 +208,6 @@ class WebSite:
                 yield piece
             if reply.length:  # what was announced and did not come; read(n) does not say so
                 raise Unreachable("the reply broke off")
-
-    def size(self, name: str) -> int | None:
-        """Nothing: see :attr:`writable`."""
-        raise NotImplementedError(name)
-
-    def names(self, folder: str = "") -> list[str]:
-        """Nothing: see :attr:`writable`."""
-        raise NotImplementedError(folder)
-
-    def write(self, name: str, content: Iterator[bytes]) -> None:
-        """Nothing: see :attr:`writable`."""
-        raise NotImplementedError(name)
-
-    def delete(self, name: str) -> None:
-        """Nothing: see :attr:`writable`."""
-        raise NotImplementedError(name)
 
 
 @contextmanager
@@ -297,8 +280,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 class _FsspecSite:
     """A file system of fsspec."""
-
-    writable = True
 
     def __init__(self, system: Any, folder: str, secrets: tuple[str, ...]) -> None:
         self._system = system

@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from concepthash.codes import CodeLayout
 from concepthash.errors import GalleryError
+from concepthash.runtime import tablestore
 from concepthash.runtime.answers import Hit, Query, name_hits
 from concepthash.runtime.entries import Entry
 from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.tables import Tables
 
 LAYOUT = CodeLayout(16, 2)
 
@@ -127,6 +130,26 @@ def test_damage__none_where_a_writer_compacted_meanwhile(tmp_path: Path) -> None
             file.seek(70)
             file.write(b"\0\0\0")
         assert "checksum" in next(reader.damage()).what
+
+
+def test_damage__none_where_a_writer_replaces_the_tables_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(tmp_path, ["a"] * 60) as writer:
+        writer.accelerate()
+        add(writer, ["b"] * 5)
+        real = tablestore.find
+
+        def find(*arguments: Any) -> Tables | None:
+            monkeypatch.undo()
+            tables = real(*arguments)
+            writer.accelerate()  # no commit: the images stay as they are
+            return tables
+
+        monkeypatch.setattr(tablestore, "find", find)
+        with Gallery.open(writer.path) as reader:
+            assert list(reader.damage()) == []
+        assert [file.stem for file in (writer.path / "tables").iterdir()] == [f"{65:012d}"]
 
 
 def test_index__where_the_folder_of_tables_is_deleted_meanwhile(

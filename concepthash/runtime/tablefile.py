@@ -37,24 +37,28 @@ _RUN = struct.Struct("<qqqII")
 _CRC = struct.Struct("<I")
 _COPIED = 1
 _STEP = 1 << 26
+DAMAGED = "the tables are damaged: their contents do not match their checksum"
 _AGAIN = "build the tables again: chash index --accelerate"
 
 
 class Run(NamedTuple):
-    """Tables of the rows ``first .. first + rows``, in a block of bytes laid out by the kernel."""
+    """Tables of the rows ``first .. first + rows``, in a block of bytes laid out by the kernel.
+
+    ``checksum`` is the one its file tells, None if it was built here.
+    """
 
     first: int
     rows: int
     block: npt.NDArray[np.uint8]
+    checksum: int | None = None
 
 
 class TableFile(NamedTuple):
-    """A file that was opened; ``checksums`` are those of the blocks of its runs."""
+    """A file that was opened."""
 
     layout: CodeLayout
     copied: bool
     runs: tuple[Run, ...]
-    checksums: tuple[int, ...]
 
 
 def read(path: Path, key: bytes | str) -> TableFile:
@@ -87,10 +91,9 @@ def read(path: Path, key: bytes | str) -> TableFile:
         raise GalleryError("the tables have a damaged header", where=path, hint=_AGAIN)
     if digest != _digest(key):
         raise GalleryError("the tables are of other codes", where=path, hint=_AGAIN)
-    runs, checksums = [], []
-    for first, rows, size, checksum, _ in _RUN.iter_unpack(listed[: _RUN.size * count]):
-        runs.append(Run(first, rows, data[start : start + size]))
-        checksums.append(checksum)
+    runs = []
+    for first, rows, size, told, _ in _RUN.iter_unpack(listed[: _RUN.size * count]):
+        runs.append(Run(first, rows, data[start : start + size], told))
         start += size
     if start != len(data):
         raise GalleryError(
@@ -104,7 +107,7 @@ def read(path: Path, key: bytes | str) -> TableFile:
         raise GalleryError(
             f"the tables have an impossible layout: {error.what}", where=path, hint=_AGAIN
         ) from error
-    return TableFile(layout, bool(flags & _COPIED), tuple(runs), tuple(checksums))
+    return TableFile(layout, bool(flags & _COPIED), tuple(runs))
 
 
 def write(
@@ -146,11 +149,7 @@ def checksum(block: npt.NDArray[np.uint8]) -> int:
 
 def damaged(path: Path) -> GalleryError:
     """What to raise when a block does not match its checksum."""
-    return GalleryError(
-        "the tables are damaged: their contents do not match their checksum",
-        where=path,
-        hint=_AGAIN,
-    )
+    return GalleryError(DAMAGED, where=path, hint=_AGAIN)
 
 
 def _digest(key: bytes | str) -> bytes:

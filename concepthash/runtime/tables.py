@@ -152,6 +152,14 @@ class Tables:
         ]
         return Tables(self.layout, self.copy_codes, tuple(sorted(runs, key=lambda run: run.first)))
 
+    @property
+    def intact(self) -> bool:
+        """Whether what was opened matches the checksums of its file; reads all of it.
+
+        It looks at the file that was opened, whatever a writer has put in its place since.
+        """
+        return all(run.checksum in (None, checksum(run.block)) for run in self.runs)
+
     def save(self, path: Path, key: bytes | str) -> None:
         """Write a file; ``key`` says which codes they are of, and is needed to open them.
 
@@ -162,7 +170,7 @@ class Tables:
 
     @classmethod
     def open(cls, path: Path, *, key: bytes | str) -> Tables:
-        """Map a file of tables. Its header is checked; :func:`verify` reads all of it.
+        """Map a file of tables. Its header is checked, its contents only by :attr:`intact`.
 
         Raises:
             GalleryError: if it is missing, truncated, damaged, from another version, or was saved
@@ -204,19 +212,6 @@ def gaps(runs: Iterable[Run], total: int) -> list[tuple[int, int]]:
             found.append((first, run.first))
         first = run.first + run.rows
     return [*found, (first, total)] if first < total else found
-
-
-def verify(path: Path, key: bytes | str) -> None:
-    """Read a whole file of tables and compare it with its checksums.
-
-    Raises:
-        GalleryError: as :meth:`Tables.open`, or if a byte differs.
-    """
-    file = read(path, key)
-    if any(
-        checksum(run.block) != told for run, told in zip(file.runs, file.checksums, strict=True)
-    ):
-        raise damaged(path)
 
 
 @lru_cache(maxsize=16)

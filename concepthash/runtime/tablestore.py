@@ -15,7 +15,8 @@ from concepthash.errors import GalleryError
 from concepthash.files import half_written
 from concepthash.runtime.records import Extent
 from concepthash.runtime.storage import storage_errors
-from concepthash.runtime.tables import Tables, verify
+from concepthash.runtime.tablefile import DAMAGED
+from concepthash.runtime.tables import Tables
 
 SUFFIX = ".mih"
 
@@ -40,12 +41,8 @@ def find(folder: Path, gallery: str, extents: Sequence[Extent]) -> Tables | None
 def damage(folder: Path, gallery: str, extents: Sequence[Extent]) -> Iterator[tuple[Path, str]]:
     """What is wrong with the tables that :func:`find` gives; reads all of them."""
     tables = find(folder, gallery, extents)
-    if tables is not None:
-        file = _file(folder, tables.rows)
-        try:
-            verify(file, _key(gallery, extents, tables.rows))
-        except GalleryError as error:
-            yield file, error.what
+    if tables is not None and not tables.intact:
+        yield _file(folder, tables.rows), DAMAGED
 
 
 def store(folder: Path, gallery: str, extents: Sequence[Extent], tables: Tables) -> None:

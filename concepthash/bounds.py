@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+MAX_PIXELS = 178_956_970
+"""Of an image: Pillow itself refuses more, unless it was told otherwise."""
+
 MOST_SCANS = 100
 """Passes of a JPEG: each is as much work as the whole photo, and few have more than 10."""
 

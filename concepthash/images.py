@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from concepthash.bounds import MOST_SCANS, Room, too_many_scans
+from concepthash.bounds import MAX_PIXELS, MOST_SCANS, Room, too_many_scans
 from concepthash.errors import ImageError, Skipped, UsageError
 from concepthash.rgb import to_rgb
 
@@ -28,9 +28,6 @@ Pixels = npt.NDArray[np.uint8]
 Source: TypeAlias = "str | Path | bytes | Image.Image | Pixels"
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-MAX_PIXELS = 200_000_000
-"""Larger images are refused before decoding (decompression bombs)."""
-
 LARGEST_SIDE = 1 << 14
 """Pixels of the square that a network may see, and of the short side before it is cut."""
 
@@ -231,6 +228,8 @@ def _opened(source: Source, short_side: int | None) -> Iterator[tuple[Image.Imag
             image = _upright(to_rgb(opened), turn)
         except ImageError:
             raise
+        except Image.DecompressionBombError:
+            raise ImageError(f"more than {MAX_PIXELS:,} pixels", where=name) from None
         except UnidentifiedImageError:
             raise ImageError("not an image Pillow can read", where=name) from None
         except Exception as error:  # a decoder fed a broken file may raise nearly anything
@@ -246,7 +245,7 @@ def _check_header(image: Image.Image, name: str) -> None:
             f"{image.format} is drawn by other programs, so it is not read", where=name
         )
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{image.width}x{image.height} pixels is too large", where=name)
+        raise ImageError(f"more than {MAX_PIXELS:,} pixels", where=name)
     if isinstance(image, JpegImageFile) and image.fp and too_many_scans(image.fp):
         raise ImageError(f"a JPEG of more than {MOST_SCANS} scans", where=name)
 

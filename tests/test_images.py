@@ -90,7 +90,13 @@ def test_open_rgb__says_why_a_file_cannot_be_decoded(data, reason):
 
 def test_open_rgb__refuses_a_decompression_bomb(monkeypatch):
     monkeypatch.setattr("concepthash.images.MAX_PIXELS", 100)
-    with pytest.raises(ImageError, match="60x40 pixels"):
+    with pytest.raises(ImageError, match="more than 100 pixels"):
+        open_rgb(encoded(photo()))
+
+
+def test_open_rgb__says_so_too_where_pillow_refuses_first(monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match="more than 178,956,970 pixels"):
         open_rgb(encoded(photo()))
 
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
+from concepthash.bounds import MAX_PIXELS
 from concepthash.cli import options, replicas
 from concepthash.cli.extras import needs
 from concepthash.cli.locate import newest_gallery
@@ -83,7 +84,7 @@ def command(
     check_threads(threads)
     _check("--port", port, 0, 65535)
     _check("--max-upload", max_upload, 1, 1024)
-    _check("--max-pixels", max_pixels, 1, 200_000_000)
+    _check("--max-pixels", max_pixels, 1, MAX_PIXELS)
     _check("--queue", queue, 1, 65536)
     _check("--timeout", timeout, 1, 3600)
     token = _token(token, token_file)

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from concepthash.bounds import Room
+from concepthash.bounds import MAX_PIXELS, Room
 from concepthash.errors import ImageError
-from concepthash.images import MAX_PIXELS, Pixels, Preprocess
+from concepthash.images import Pixels, Preprocess
 from concepthash.rgb import has_alpha
 
 Photo = TypeVar("Photo", Path, bytes)

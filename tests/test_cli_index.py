@@ -11,7 +11,7 @@ from cli_entry import Chash, photo, photos
 from tiny_bundle import tiny_bundle
 
 from concepthash.cli.app import PARTS
-from concepthash.runtime import native
+from concepthash.runtime import machine, native
 from concepthash.runtime.gallery import Gallery
 from concepthash.runtime.index import HammingIndex
 from concepthash.runtime.interchange import load_index
@@ -133,6 +133,17 @@ def test_accelerate__covers_the_gallery_and_changes_no_answer(chash: Chash, gall
         tables = opened.index().tables
         assert tables is not None
         assert (tables.rows, tables.copy_codes) == (8, True)
+
+
+@pytest.mark.skipif(native._kernel is None, reason="the native kernel is not built")
+@pytest.mark.parametrize(("limit", "told"), [(1000, True), (10**9, False)])
+def test_accelerate__says_if_tables_do_not_fit_into_the_memory(
+    chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch, limit: int, told: bool
+) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(None, limit, None))
+    result = chash("index", "accelerate", gallery)
+    assert result.code == 0
+    assert ("of memory: searches may wait for the disk" in result.err) == told
 
 
 def test_accelerate__without_the_kernel_exits_6(

@@ -158,7 +158,7 @@ def command(
         write_table(failed, report.skipped)
     covered = None
     if accelerate and not dry_run:
-        covered = build(out, copy_codes=copy_codes, threads=threads)
+        covered = build(out, output, copy_codes=copy_codes, threads=threads)
         output.note(f"tables: {covered} codes")
     _tell(report, out, hands, dry_run, covered, output)
     output.skips(report.skipped, record="" if failed is None else display(failed))

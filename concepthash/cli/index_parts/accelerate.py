@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from concepthash.cli import options
 from concepthash.cli.options import check_threads
-from concepthash.cli.output import Output
+from concepthash.cli.output import Output, display
 from concepthash.cli.stores import open_gallery
+
+if TYPE_CHECKING:
+    from concepthash.runtime.galleries import AnyGallery
 
 EXAMPLES = (
     "chash index accelerate birds.chg",
@@ -28,7 +31,7 @@ def command(
     """Build the tables that make large searches fast, or extend them; answers stay the same."""
     output = Output(as_json=as_json)
     check_threads(threads)
-    covered = build(gallery, copy_codes=copy_codes, threads=threads)
+    covered = build(gallery, output, copy_codes=copy_codes, threads=threads)
     output.result(
         f"{gallery}: {covered} codes in tables",
         lambda: {
@@ -40,8 +43,10 @@ def command(
     )
 
 
-def build(gallery: Path, *, copy_codes: bool, threads: int | None) -> int:
+def build(gallery: Path, output: Output, *, copy_codes: bool, threads: int | None) -> int:
     """Build or extend a gallery's tables; returns how many codes they cover.
+
+    A note says if they will not fit into the memory, where they may do more harm than good.
 
     Raises:
         BackendError: without the native kernel.
@@ -49,4 +54,24 @@ def build(gallery: Path, *, copy_codes: bool, threads: int | None) -> int:
         GalleryLocked: if another process writes to the gallery.
     """
     with open_gallery(gallery, write=True) as opened:
+        _note_size(opened, output, copy_codes=copy_codes)
         return opened.accelerate(copy_codes=copy_codes, threads=threads)
+
+
+def _note_size(gallery: AnyGallery, output: Output, *, copy_codes: bool) -> None:
+    from concepthash.runtime import machine
+    from concepthash.runtime.native import kernel
+    from concepthash.runtime.tables import block_size
+
+    native, memory = kernel(), machine.memory()
+    most = memory.limit or memory.total
+    if native is None or most is None:
+        return
+    count, layout = len(gallery), gallery.layout
+    size = count * layout.nbytes + block_size(native, layout, count, copy_codes)
+    if size > most:
+        output.note(
+            f"codes and tables take {size / 1e9:.1f} GB, and this machine has {most / 1e9:.1f} GB "
+            f"of memory: searches may wait for the disk, longer than without tables; they are gone "
+            f"when the folders tables in {display(gallery.path)} are deleted"
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +14,6 @@ from cli_entry import photos as photo_folder
 from colour_bundle import lone_file
 from tiny_bundle import tiny_bundle, tiny_codes
 
-import concepthash
 from concepthash.bundle import FIRST_ARTIFACT, Artifact, Bundle, extend_bundle
 from concepthash.encoder import Encoder
 from concepthash.errors import BackendError, BundleError, UsageError
@@ -26,7 +23,6 @@ from concepthash.runtime.backends import BACKENDS, open_encoder, usable_backends
 from concepthash.runtime.openvino import open_openvino
 from concepthash.runtime.session import open_session
 
-ROOT = Path(concepthash.__file__).parent
 OPENVINO_FP32 = Artifact("openvino", "fp32", "model.onnx")
 
 
@@ -147,47 +143,6 @@ def test_openvino__is_missed_in_a_way_that_helps(
         open_encoder(bundle, backend="openvino")
     assert "pip install 'concepthash[openvino]'" in str(caught.value)
     assert "openvino" not in usable_backends()
-
-
-REPORTS = """
-import sys
-seen = []
-sys.addaudithook(lambda name, _: seen.append(name) if name.startswith("socket.") else None)
-from concepthash import quiet
-getattr(quiet, sys.argv[1])()
-print(sorted(set(seen)), "openvino_telemetry" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("name", ["import_onnxruntime", "import_openvino"])
-def test_quiet__nothing_is_sent_and_nothing_left_behind(tmp_path: Path, name: str) -> None:
-    pytest.importorskip(name.removeprefix("import_"))
-    environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", REPORTS, name],
-        env=environment,
-        cwd=ROOT.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert result.stdout.strip() == "[] False", result.stderr
-    assert not list(tmp_path.rglob("*"))
-
-
-def test_quiet__is_the_only_way_in() -> None:
-    for path in ROOT.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        hidden = {
-            id(node)
-            for block in ast.walk(tree)
-            if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-            for node in ast.walk(block)
-        }
-        for node in ast.walk(tree):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            loud = {name.split(".")[0] for name in names} & {"onnxruntime", "openvino"}
-            assert not loud or id(node) in hidden or path.name == "quiet.py", path
 
 
 def test_table__knows_every_back_end_of_every_format() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_fakes import CROP, LISTING, VERSIONS, FakeCudart, FakeTensorRT, listing
+from fake_cuda import FakeCudart
+from tensorrt_fakes import CROP, LISTING, VERSIONS, FakeTensorRT, listing
 
 import concepthash.runtime.tensorrt as room
 from concepthash.errors import BundleError

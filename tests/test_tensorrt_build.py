@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_fakes import CROP, VERSIONS, FakeCudart, FakeTensorRT
+from fake_cuda import FakeCudart
+from tensorrt_fakes import CROP, VERSIONS, FakeTensorRT
 from tiny_bundle import tiny_graph, tiny_weights
 
 from concepthash.errors import BackendError, BundleError, UsageError

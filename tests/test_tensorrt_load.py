@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_fakes import CROP, FakeCudart, FakeTensorRT, tiny_outputs
+from fake_cuda import FakeCudart
+from tensorrt_fakes import CROP, FakeTensorRT, tiny_outputs
 from tiny_bundle import tiny_bundle
 
 from concepthash.bundle import MODEL, Artifact, Bundle, extend_bundle

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudart
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorrt_fakes import BITS, CROP, VERSIONS, FakeCudart, FakeTensorRT, tiny_outputs
+from tensorrt_fakes import BITS, CROP, VERSIONS, FakeTensorRT, tiny_outputs
 
 from concepthash.encoder import DEPTH, Encoder
 from concepthash.errors import BackendError, BundleError

@@ -158,7 +158,8 @@ def engine(world: World, rng: random.Random) -> Work:
     """An engine, its record or its graph: nothing is loaded but what was built and recorded."""
 
     def work(place: Path, run: Run, note: Note) -> None:
-        from tensorrt_fakes import FakeCudart, FakeTensorRT
+        from fake_cuda import FakeCudart
+        from tensorrt_fakes import FakeTensorRT
 
         from concepthash.bundle import Artifact, Bundle, extend_bundle
         from concepthash.errors import ConceptHashError

@@ -221,10 +221,27 @@ def test_index__broken_photos_are_listed_and_tried_again(
     assert counts(index_images([photos], path, hasher)) == {"unchanged": 6, "skipped": 2}
     (photos / "owl" / "e.png").write_bytes(whole)
     assert counts(index_images([photos], path, hasher))["added"] == 1
-    (photos / "owl" / "e.png").write_bytes(whole[:99])
-    report = index_images([photos], path, hasher)
-    assert counts(report) == {"unchanged": 6, "removed": 1, "skipped": 2}
-    assert "e.png" not in content(path)
+
+
+@pytest.mark.parametrize("broken", [b"", b"<html>log in, please</html>"])
+def test_index__what_can_be_read_no_more_keeps_its_images(
+    photos: Path, tmp_path: Path, hasher: Watched, broken: bytes
+) -> None:
+    path = tmp_path / "g.chg"
+    index_images([photos], path, hasher)
+    before = content(path)
+    whole = {file: file.read_bytes() for file in photos.rglob("*.png")}
+    for file in whole:
+        file.write_bytes(broken)
+    for _ in range(2):
+        report = index_images([photos], path, hasher)
+        assert counts(report) == {"skipped": 7}
+        assert content(path) == before
+    for file, data in whole.items():
+        file.write_bytes(data)
+    assert counts(index_images([photos], path, hasher)) == {"unchanged": 7}
+    (photos / "owl" / "e.png").unlink()
+    assert counts(index_images([photos], path, hasher)) == {"unchanged": 6, "removed": 1}
 
 
 def test_index__prunes_only_below_its_sources(
@@ -406,7 +423,11 @@ def test_index__any_edits_end_as_if_from_scratch(
                     [photos], Path(name) / "g.chg", hasher, prune="all", commit_every=1 + b
                 )
         index_images([photos], Path(name) / "scratch.chg", hasher)
-        assert content(Path(name) / "g.chg") == content(Path(name) / "scratch.chg")
+        found, scratch = content(Path(name) / "g.chg"), content(Path(name) / "scratch.chg")
+        assert {photo: found[photo] for photo in found if photo in scratch} == scratch
+        kept = [file for file in files if file.name in found.keys() - scratch.keys()]
+        assert len(kept) == len(found) - len(scratch)
+        assert all(file.read_bytes().startswith(b"broken") for file in kept)
 
 
 def edit_files(edit: str, a: Path, b: Path, *, number: int, clock: int) -> None:

@@ -135,9 +135,10 @@ class IndexReport:
         changed: hashed again because their content is another.
         moved: found under another path, with the code they had.
         relabelled: otherwise unchanged, under another label.
-        removed: gone from disk, or no longer an image.
+        removed: gone from disk, or another photo took their place.
         unchanged: as they were.
-        skipped: the files that could not be read, with reasons; named as the source was.
+        skipped: the files that could not be read, with reasons; named as the source was. An image
+            of one that could be read before stays as it was.
         hashed: contents that were decoded for the model, whatever became of them.
         waits: what the run waited for.
         seconds: the whole run.

@@ -2,8 +2,8 @@
 
 A file whose size and modification time are known is not opened. Any other is read once for its
 content hash: a touched file is only noted, a moved one keeps its id and code, a copy gets the code
-of its twin; what remains is hashed by the model. Photos that cannot be decoded are reported, stay
-out of the gallery, and are tried again on every run.
+of its twin; what remains is hashed by the model. Photos that cannot be decoded are reported, change
+nothing in the gallery, and are tried again on every run.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from concepthash.codes import Codes
 from concepthash.errors import GalleryError, Skipped
 from concepthash.runtime.engine import Engine, Outcome, Photo
-from concepthash.runtime.entries import Entry, IndexReport, Url
+from concepthash.runtime.entries import Entry, IndexReport, Url, place
 from concepthash.runtime.galleries import AnyGallery
 from concepthash.runtime.sources import Found, PhotoSource, is_gone, row_of
 
@@ -139,7 +139,7 @@ class Reconciler:
                 else:
                     yield photo
             for skip in unread.items:
-                self._skip(Path(skip.path), skip.reason)
+                self._skip(place(skip.path), skip.reason)
 
     def _photo(self, found: Found) -> Photo | None:
         known = self._gallery.find(found.path) if self._gallery is not None else None
@@ -180,8 +180,6 @@ class Reconciler:
         elif outcome.code is not None:
             self._keep(entry, known, outcome.code)
         elif outcome.reason is not None:
-            if known is not None:
-                self._drop(known)
             self._skip(entry.path, outcome.reason)
         elif self.dry:
             self._keep(entry, known, np.empty(0, np.uint8))

@@ -54,6 +54,37 @@ def test_index__of_parquet_with_bytes(tmp_path: Path, hasher: Hasher) -> None:
     assert index_images(folder, path, hasher).removed == 2
 
 
+def test_index__of_another_column_is_read_anew(tmp_path: Path, hasher: Hasher) -> None:
+    one, two = (photo(tmp_path / f"{n}.png", n).read_bytes() for n in (1, 2))
+    file = write_parquet(tmp_path / "x.parquet", {"image": [one], "photo": [two]})
+    path = tmp_path / "g.chg"
+    codes = [record.code.tobytes() for record in hasher.hash([one, two]) if record.code is not None]
+    for column, code in ((None, codes[0]), ("photo", codes[1]), ("image", codes[0])):
+        index_images(open_sources([file], Columns(image=column)), path, hasher)
+        assert [found for _, found in content(path).values()] == [code]
+
+
+def test_index__of_files_with_columns_of_their_own(tmp_path: Path, hasher: Hasher) -> None:
+    data = [photo(tmp_path / f"{n}.png", n).read_bytes() for n in range(3)]
+    folder = tmp_path / "tables"
+    write_parquet(folder / "a.parquet", {"image": data[:1], "label": ["a"]})
+    write_parquet(folder / "b.parquet", {"size": [1]})
+    write_parquet(folder / "c.parquet", {"photo": [{"bytes": data[1]}], "species": ["c"]})
+    write_parquet(folder / "d.parquet", {"path": [str(tmp_path / "2.png")]})
+    path = tmp_path / "g.chg"
+    report = index_images(folder, path, hasher)
+    assert {name: label for name, (label, _) in content(path).items()} == {
+        str(folder / "a.parquet#0"): "a",
+        str(folder / "c.parquet#0"): "c",
+        str(tmp_path / "2.png"): tmp_path.name,
+    }
+    ((name, reason),) = [(skip.path, skip.reason) for skip in report.skipped.items]
+    assert (Path(name).name, reason) == (
+        "b.parquet",
+        "no column of photos or of their paths; there are size",
+    )
+
+
 def test_index__of_parquet_as_hugging_face_writes_it(
     memory, tmp_path: Path, hasher: Hasher
 ) -> None:
@@ -103,6 +134,7 @@ def test_rows__are_read_in_any_order(tmp_path: Path) -> None:
         ({"one": [b""], "two": [b""]}, {}, "no column of photos"),
         ({"image": [b""]}, {"image": "photo"}, "no column 'photo'"),
         ({"image": [b""]}, {"label": "kind"}, "no column 'kind'"),
+        ({"image": [b""]}, {"label": "image"}, "column 'image' is of binary, which is no label"),
     ],
 )
 def test_parquet__without_the_columns_is_refused(

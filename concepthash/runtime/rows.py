@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,13 +15,70 @@ from typing import Any
 from concepthash.datasets.table import LABEL_NAMES, PATH_NAMES
 from concepthash.errors import ConceptHashError, Skipped, UsageError
 from concepthash.runtime.entries import absolute, changed_ns, is_url, place
-from concepthash.runtime.sources import Columns, Found, Place, look, row_of
+from concepthash.runtime.sources import UNMARKED, Columns, Found, Place, look, row_of
 
 _IMAGE_NAMES = ("image", "img", "bytes", "image_bytes", "photo", "picture", "content", "jpg", "png")
 _TOGETHER = 64
 """Rows decoded at once by who reads photos."""
 _NAMES_TOGETHER = 4096
 _BUFFER = 2**20
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns of a file are read.
+
+    Args:
+        image: of the photos, or of their paths; a field of a column after a dot.
+        names: whether it holds paths.
+        label: of the classes; None if there is none.
+        classes: the names of classes that are numbers there.
+    """
+
+    image: str
+    names: bool
+    label: str | None
+    classes: list[str]
+
+    @classmethod
+    def of(cls, schema: Any, columns: Columns, name: str) -> _Layout:
+        """The columns that were asked for, or found by name and type.
+
+        Raises:
+            UsageError: if the file ``name`` has no such columns.
+        """
+        types = {field.name: str(field.type) for field in schema}
+        there = ", ".join(types)
+        for flag, column in (("--image-column", columns.image), ("--label-column", columns.label)):
+            if column is not None and column not in types:
+                raise UsageError(f"no column {column!r}; there are {there}", where=name, hint=flag)
+        if columns.label is not None and not _is_label(types[columns.label]):
+            raise UsageError(
+                f"column {columns.label!r} is of {types[columns.label]}, which is no label",
+                where=name,
+                hint="--label-column with a column of text or numbers",
+            )
+        image = columns.image or _pick(types, _IMAGE_NAMES, _holds_bytes, only=True)
+        image = image or _pick(types, PATH_NAMES, _holds_text)
+        if image is None or not (_holds_bytes(types[image]) or _holds_text(types[image])):
+            raise UsageError(
+                f"no column of photos or of their paths; there are {there}",
+                where=name,
+                hint="--image-column NAME",
+            )
+        label = columns.label or _pick(types, LABEL_NAMES, _is_label)
+        return cls(
+            f"{image}.bytes" if types[image].startswith("struct") else image,
+            _holds_text(types[image]),
+            label,
+            _class_names(schema, label),
+        )
+
+    def class_of(self, value: object) -> str | None:
+        """The label of a row, by name where the file says which number it is."""
+        if isinstance(value, int) and 0 <= value < len(self.classes):
+            return self.classes[value]
+        return None if value is None else str(value)
 
 
 class Rows:
@@ -30,10 +89,10 @@ class Rows:
     Args:
         given: the file or the folder; None for a pattern.
         files: paths or URLs.
-        columns: which to read.
+        columns: which to read; those not named are found in each file.
 
     Raises:
-        UsageError: if the first file that can be read has no such columns.
+        UsageError: if no file that can be read has such columns.
         BackendError: if pyarrow is missing.
     """
 
@@ -42,34 +101,35 @@ class Rows:
         self.root = None if given is None else _whole(given)
         self._files = {str(_whole(place(file))): file for file in files}
         self._rows: dict[str, int] = {}
+        self._layouts: dict[str, _Layout] = {}
         self._unread = Skipped()
-        self._image, self._names = "", False
-        self._label: str | None = None
-        self._classes: list[str] = []
+        unfit: UsageError | None = None
         for whole, name in self._files.items():
             try:
                 with opened(whole) as file:
-                    if not self._image:
-                        self._choose(file.schema_arrow, columns, name)
-                    column = self._image.partition(".")[0]
-                    if column not in file.schema_arrow.names:
-                        raise OSError(f"no column {column!r}, as the files before it have")
+                    self._layouts[whole] = _Layout.of(file.schema_arrow, columns, name)
                     self._rows[whole] = file.metadata.num_rows
+            except UsageError as error:
+                unfit = unfit or error
+                self._unread.add(name, error.what)
             except OSError as error:
                 self._unread.add(name, error)
+        if unfit is not None and not self._rows:
+            raise unfit
 
     def photos(self, unread: Skipped) -> Iterator[Found]:
         """As :meth:`concepthash.runtime.sources.PhotoSource.photos`."""
         for skip in self._unread.items:
             unread.add(skip.path, skip.reason)
         for file, rows in self._rows.items():
+            layout = self._layouts[file]
             try:
-                size, changed = _mark(file)
-                for row, (name, label) in enumerate(self._values(file, rows)):
+                size, changed = _mark(file, layout.image)
+                for row, (name, label) in enumerate(_values(file, rows, layout)):
                     found = Found(
-                        place(f"{file}#{row}"), Place(file, row, self._image), size, changed, label
+                        place(f"{file}#{row}"), Place(file, row, layout.image), size, changed, label
                     )
-                    yield self._pointed(found, name, unread) if self._names else found
+                    yield _pointed(found, name, layout) if layout.names else found
             except OSError as error:
                 unread.add(self._files[file], error)
 
@@ -94,61 +154,35 @@ class Rows:
             return False
         return int(path.name.rpartition("#")[2]) >= self._rows.get(str(file), 0)
 
-    def _choose(self, schema: Any, columns: Columns, name: str) -> None:
-        types = {field.name: str(field.type) for field in schema}
-        for flag, column in (("--image-column", columns.image), ("--label-column", columns.label)):
-            if column is not None and column not in types:
-                raise UsageError(
-                    f"no column {column!r}; there are {', '.join(types)}", where=name, hint=flag
-                )
-        image = columns.image or _pick(types, _IMAGE_NAMES, _holds_bytes, only=True)
-        image = image or _pick(types, PATH_NAMES, _holds_text)
-        if image is None or not (_holds_bytes(types[image]) or _holds_text(types[image])):
-            raise UsageError(
-                f"no column of photos or of their paths; there are {', '.join(types)}",
-                where=name,
-                hint="--image-column NAME",
-            )
-        self._names = _holds_text(types[image])
-        self._image = f"{image}.bytes" if types[image].startswith("struct") else image
-        self._label = columns.label or _pick(types, LABEL_NAMES, lambda kind: True)
-        self._classes = _class_names(schema, self._label)
 
-    def _values(self, file: str, rows: int) -> Iterator[tuple[str | None, str | None]]:
-        """The path, if the column has paths, and the label of each row."""
-        with opened(file) as table:
-            there = table.schema_arrow.names
-            label = self._label if self._label in there else None
-            wanted = [name for name in (self._image if self._names else None, label) if name]
-            if not wanted:
-                for _ in range(rows):
-                    yield None, None
-                return
-            for batch in table.iter_batches(_NAMES_TOGETHER, columns=wanted):
-                values = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-                for row in range(batch.num_rows):
-                    path = values[self._image][row] if self._names else None
-                    kind = values[label][row] if label else None
-                    yield path, None if kind is None else self._class(kind)
+def _values(file: str, rows: int, layout: _Layout) -> Iterator[tuple[str | None, str | None]]:
+    """The path, if the column has paths, and the label of each row."""
+    with opened(file) as table:
+        wanted = [name for name in (layout.image if layout.names else None, layout.label) if name]
+        if not wanted:
+            for _ in range(rows):
+                yield None, None
+            return
+        for batch in table.iter_batches(_NAMES_TOGETHER, columns=wanted):
+            values = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+            for row in range(batch.num_rows):
+                path = values[layout.image][row] if layout.names else None
+                kind = values[layout.label][row] if layout.label else None
+                yield path, layout.class_of(kind)
 
-    def _class(self, label: object) -> str:
-        """The name of a class, where the file says which number it is."""
-        if isinstance(label, int) and 0 <= label < len(self._classes):
-            return self._classes[label]
-        return str(label)
 
-    def _pointed(self, row: Found, name: str | None, unread: Skipped) -> Found:
-        """The photo that a row names; of a URL nothing but the row's file tells when it changes."""
-        if not name:
-            return Found(row.path, row.place, problem="no path in this row")
-        folder = str(row.place.file).rpartition("/")[0]
-        path = place(name if is_url(name) or Path(name).is_absolute() else f"{folder}/{name}")
-        label = row.label if self._label else path.parent.name
-        if is_url(str(path)):
-            return Found(path, Place(str(path)), row.size, row.mtime_ns, label)
-        path = absolute(path)
-        gone = Found(path, Place(str(path)), problem="no such file")
-        return look(path, label) or gone
+def _pointed(row: Found, name: str | None, layout: _Layout) -> Found:
+    """The photo that a row names; of a URL nothing but the row's file tells when it changes."""
+    if not name:
+        return Found(row.path, row.place, problem="no path in this row")
+    folder = str(row.place.file).rpartition("/")[0]
+    path = place(name if is_url(name) or Path(name).is_absolute() else f"{folder}/{name}")
+    label = row.label if layout.label else path.parent.name
+    if is_url(str(path)):
+        return Found(path, Place(str(path)), row.size, row.mtime_ns, label)
+    path = absolute(path)
+    gone = Found(path, Place(str(path)), problem="no such file")
+    return look(path, label) or gone
 
 
 class RowReader:
@@ -251,17 +285,23 @@ def _arrow_errors() -> Iterator[None]:
         raise
     except Exception as error:  # Arrow's, and those of file systems
         text = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if "range requests" in text or "seek streaming" in text:  # fsspec's of a web server
+            raise OSError(
+                "its server sends whole files only (no Range requests): fetch it, index the copy"
+            ) from None
         raise OSError(f"not a Parquet file that can be read: {text}") from None
 
 
-def _mark(file: str) -> tuple[int, int]:
-    """Size and mark of a file, which those of its rows are."""
-    if not is_url(file):
-        status = Path(file).stat()
-        return status.st_size, changed_ns(status)
-    from concepthash.runtime.urls import Listing
+def _mark(file: str, column: str) -> tuple[int, int]:
+    """Size and mark of a file, which those of its rows are; another column has another mark."""
+    if is_url(file):
+        from concepthash.runtime.urls import Listing
 
-    return Listing.of(file).files[file]
+        size, changed = Listing.of(file).files[file]
+    else:
+        status = Path(file).stat()
+        size, changed = status.st_size, changed_ns(status)
+    return size, changed if changed == UNMARKED else changed ^ zlib.crc32(column.encode())
 
 
 def _whole(given: Path) -> Path:
@@ -272,6 +312,10 @@ def _whole(given: Path) -> Path:
 
 def _holds_bytes(kind: str) -> bool:
     return kind in ("binary", "large_binary") or "bytes: binary" in kind
+
+
+def _is_label(kind: str) -> bool:
+    return not (_holds_bytes(kind) or kind.startswith(("struct", "list", "large_list", "map")))
 
 
 def _holds_text(kind: str) -> bool:

@@ -319,7 +319,7 @@ def find_images(sources: Iterable[str | Path], skipped: Skipped | None = None) -
         elif source.is_file():
             yield source
         elif source.exists():
-            raise UsageError("not a regular file", where=source)
+            raise UsageError("not a regular file", where=source, hint=f"ls -l {source}")
         else:
             raise UsageError("no such file or folder", where=source, hint=f"ls {source.parent}")
 

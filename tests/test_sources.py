@@ -11,10 +11,17 @@ import pytest
 import source_photos
 from cli_entry import photo, photos
 from photo_server import serving
-from source_photos import codes_of, content
+from source_photos import codes_of, content, write_parquet
 from web_server import status, web_server
 
-from concepthash.errors import BackendError, DataError, GalleryError, ImageError, UsageError
+from concepthash.errors import (
+    BackendError,
+    DataError,
+    GalleryError,
+    ImageError,
+    Skipped,
+    UsageError,
+)
 from concepthash.images import open_rgb
 from concepthash.runtime.entries import Anchor, Url, is_url, place
 from concepthash.runtime.gallery import Gallery
@@ -178,6 +185,28 @@ def test_sources__of_a_file_url_and_a_pattern_are_files(tmp_path: Path, hasher: 
     (folder / "a" / "0.png").unlink()
     assert index_images(f"{folder}/*/[01].png", other, hasher).removed == 0
     assert index_images(folder, other, hasher).removed == 1
+
+
+def test_sources__of_a_server_that_sends_whole_files_only_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    (tmp_path / "photo").write_bytes(b"x" * 100)
+    write_parquet(tmp_path / "x.parquet", {"image": [b"x" * 2**21]}, compression="none")
+    with web_server(tmp_path) as web:
+        (source,) = open_sources([f"{web.url}/x.parquet"], Columns())
+        unread = Skipped()
+        assert list(source.photos(unread)) == []
+    ((name, reason),) = [(skip.path, skip.reason) for skip in unread.items]
+    assert name == f"{web.url}/x.parquet"
+    assert "no Range requests" in reason
+
+
+def test_sources__of_a_pattern_pass_over_pipes(tmp_path: Path, hasher: Hasher) -> None:
+    folder = photos(tmp_path / "photos")
+    os.mkfifo(folder / "a" / "pipe.png")
+    report = index_images(f"{folder}/a/*.png", tmp_path / "g.chg", hasher)
+    assert report.added == 3
+    assert [skip.reason for skip in report.skipped.items] == ["not a regular file"]
 
 
 def test_sources__say_what_is_missing(memory, tmp_path: Path) -> None:

@@ -161,8 +161,10 @@ class Pattern(Folder):
         outer = str(self.given)
         for match in sorted(glob.glob(self._pattern, recursive=True)):  # noqa: PTH207
             below = self._base / Path(match).relative_to(outer)
-            if below.exists():
+            if below.is_dir() or below.is_file():
                 yield from find_images([below], unread)
+            elif below.exists():
+                unread.add(below, "not a regular file")  # a pipe would be waited for
 
 
 def look(path: Path, label: str | None) -> Found | None:
@@ -253,7 +255,8 @@ def unreadable(sources: Sequence[PhotoSource]) -> DataError | None:
     if not unread:
         return None
     first = unread.items[0]
-    hint = "fetch it again" if is_url(first.path) else f"ls -l {first.path}"
+    far = is_url(first.path)
+    hint = "look at what its server answers: curl -I URL" if far else f"ls -l {first.path}"
     return DataError(first.reason, where=first.path, hint=hint)
 
 

@@ -176,6 +176,21 @@ def test_newest__gallery_is_the_one_that_was_committed_to(chash: Chash, gallerie
     assert "a gallery, not a bundle" in chash("query", photo, "--model", MANY).err
 
 
+def test_errors__say_that_the_list_of_shards_is_lost(chash: Chash, galleries: None) -> None:
+    Path(MANY, "shards.json").unlink()
+    photo = next(Path("birds/images").rglob("*.*"))
+    for words in (
+        ("query", photo, "--gallery", MANY),
+        ("inspect", MANY),
+        ("dedupe", MANY),
+        ("index", "push", MANY, "pushed.chg"),
+    ):
+        result = chash(*words)
+        assert result.code == 1, words
+        assert "list of shards is missing" in result.err
+        assert "chash index repair" in result.err
+
+
 def test_errors__name_the_shard_and_the_command(chash: Chash, galleries: None) -> None:
     photo = sorted(Path("birds/images").rglob("*.png"))[0]
     shutil.rmtree(Path(MANY, "shard-0002.chg"))

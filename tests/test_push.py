@@ -130,6 +130,20 @@ def test_push__into_a_folder_of_other_things_is_refused(
     assert [path for path in (site / "photos").rglob("*") if path.is_file()] == [other]
 
 
+def test_push__into_a_folder_of_other_things_is_refused_by_force_too(
+    tmp_path: Path, site: Path
+) -> None:
+    other = site / "photos"
+    other.mkdir()
+    (other / "published.json").write_text("{}")
+    (other / "photo.jpg").write_text("kept")
+    with pytest.raises(UsageError, match="does not say of which gallery"):
+        push(make(tmp_path), other)
+    with pytest.raises(UsageError, match=r"something else is there \(photo.jpg\)"):
+        push(make(tmp_path / "again"), other, force=True)
+    assert sorted(path.name for path in other.iterdir()) == ["photo.jpg", "published.json"]
+
+
 def test_push__goes_on_where_one_broke_off_before_its_first_state(
     tmp_path: Path, site: Path
 ) -> None:
@@ -164,6 +178,13 @@ def test_push__of_a_gallery_without_a_shard_says_which(tmp_path: Path, site: Pat
     assert not (site / "birds.chg").exists()
 
 
+def test_push__of_a_gallery_without_its_list_says_so(tmp_path: Path, site: Path) -> None:
+    gallery = make(tmp_path, shards=2)
+    (gallery / "shards.json").unlink()
+    with pytest.raises(GalleryDamaged, match=r"list of shards is missing(?s:.*)index repair"):
+        push(gallery, site / "birds.chg")
+
+
 def test_push__that_another_one_overtook_is_refused(
     tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +212,9 @@ def test_push__sends_again_what_went_missing_there(tmp_path: Path, site: Path) -
     (place / "published.json").write_text('{"schema": "chash.pub')
     with pytest.raises(GalleryDamaged):
         fetch(place.as_uri())
-    assert push(gallery, place).uploaded == 2
+    with pytest.raises(UsageError, match=r"does not say of which gallery it is(?s:.*)--force"):
+        push(gallery, place)
+    assert push(gallery, place, force=True).uploaded == 2
     assert facts(fetch(place.as_uri())) == facts(gallery)
 
 

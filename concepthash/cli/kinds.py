@@ -21,7 +21,10 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 def folder_kind(path: Path) -> Kind | None:
     """What a folder holds; None if it is none or has no mark of ours."""
-    return next((kind for name, kind in _MARKS.items() if (path / name).is_file()), None)
+    kind = next((kind for name, kind in _MARKS.items() if (path / name).is_file()), None)
+    if kind is None and next(path.glob("shard-[0-9]*.chg/gallery.sqlite"), None):
+        return "gallery"  # whose list of shards was lost: opening it says so
+    return kind
 
 
 def kind_of(path: Path) -> Kind:

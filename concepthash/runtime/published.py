@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 from concepthash.errors import GalleryDamaged, GalleryError
 from concepthash.runtime import records, schema
 from concepthash.runtime.codefiles import HEADER_BYTES, CodeFiles
+from concepthash.runtime.galleries import is_sharded
 from concepthash.runtime.place import DATABASE, SEGMENTS, TABLES
 from concepthash.runtime.shardfile import Manifest as ShardManifest
 from concepthash.runtime.sharding import require_shard
@@ -232,14 +233,15 @@ def snapshot(gallery: Path) -> Iterator[list[Source]]:
     """
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="chash-push-") as temporary:
         copies = Path(temporary)
-        if (gallery / DATABASE).exists() or not (gallery / SHARDS).exists():
+        if not is_sharded(gallery):
             yield _ordinary(gallery, "", copies, stack)
             return
+        manifest = ShardManifest.read(gallery)
         with storage_errors(gallery / SHARDS, reading=True):
             listed = stack.enter_context((gallery / SHARDS).open("rb"))
             size = (gallery / SHARDS).stat().st_size
         sources = [Source(SHARDS, listed, size)]
-        for shard in ShardManifest.read(gallery).shards:
+        for shard in manifest.shards:
             require_shard(gallery, shard.name)
             sources += _ordinary(gallery / shard.name, f"{shard.name}/", copies, stack)
         yield sources

@@ -83,7 +83,7 @@ def push(
         gallery: an ordinary or a sharded one; others may write to it meanwhile.
         url: ``file://``, or what fsspec writes to; a plain path is a folder of this machine.
         verify: read everywhere what is there, to send again what is damaged.
-        force: replace what was published of another gallery or model.
+        force: replace what was published of another gallery or model, or of nobody knows which.
 
     Raises:
         UsageError: if nothing can be written there, or something else is there.
@@ -105,7 +105,7 @@ def push(
                 "a gallery is there, not a place to publish one", where=where, hint="another folder"
             )
     with _site_errors(where, "chash index push continues it"):
-        old = _before(site, where)
+        old = _before(site, where, force=force)
         if old is None:
             _refuse_strays(site, where)
         verify = verify or isinstance(site, FolderSite)
@@ -136,10 +136,7 @@ def push(
 
 def _refuse_strays(site: WritableSite, where: str) -> None:
     """Refuse a place that holds what no push left, for one that broke off may have."""
-    names = site.names()
-    if MANIFEST in names:  # damaged
-        return
-    strays = [name for name in names if name != CONTENT]
+    strays = [name for name in site.names() if name not in (CONTENT, MANIFEST)]
     strays += [name for name in site.names(CONTENT) if not DIGEST.fullmatch(name)]
     for name in sorted(strays):
         if not name.startswith("."):  # of the system, of a web server, or half written
@@ -179,7 +176,7 @@ def _publish(site: WritableSite, old: Manifest | None, new: Manifest, where: str
     """Let readers see the new state; returns how many contents of older ones went."""
     if old is not None and old.files == new.files:
         return 0
-    if _before(site, where) != old:
+    if _before(site, where, force=True) != old:
         raise GalleryError(
             "another push ended meanwhile", where=where, hint="run the command again"
         )
@@ -265,12 +262,22 @@ def _manifest(site: Site, where: str) -> Manifest | None:
     return Manifest.decode(data, f"{where}/{MANIFEST}")
 
 
-def _before(site: Site, where: str) -> Manifest | None:
-    """What a push finds; what is damaged is written anew."""
+def _before(site: Site, where: str, *, force: bool) -> Manifest | None:
+    """What a push finds; None too for what does not say what it is, if that may be replaced.
+
+    Raises:
+        UsageError: if it may not.
+    """
     try:
         return _manifest(site, where)
-    except GalleryDamaged:
-        return None
+    except GalleryDamaged as error:
+        if force:
+            return None
+        raise UsageError(
+            f"what was published there does not say of which gallery it is: {error.what}",
+            where=where,
+            hint="another URL, or --force to replace it",
+        ) from None
 
 
 @contextmanager

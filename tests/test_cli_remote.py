@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import published_gallery
 import pytest
@@ -12,6 +15,8 @@ from cli_entry import Chash, photo, photos
 from published_gallery import listed, of_file
 from tiny_bundle import tiny_bundle
 from web_server import Web, status
+
+from concepthash.errors import BackendError
 
 alone, site, web = published_gallery.alone, published_gallery.site, published_gallery.web
 
@@ -122,6 +127,38 @@ def test_cli__verbs_that_write_refuse_a_url(chash: Chash, shop: str) -> None:
         assert "only read" in done.err
         assert f"chash index push FOLDER {shop}" in done.err
     assert not Path("http:").exists()
+
+
+def test_cli__serve_names_the_url(chash: Chash, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: object, ready: Callable[[object], None], **__: object) -> None:
+        ready(None)
+
+    monkeypatch.setattr("concepthash.serve.server.serve", serve)
+    secret = shop.replace("://", "://ann:pass-word@")
+    done = chash("serve", secret, "--port", "0", "--json")
+    assert done.json("chash.serve/1")["gallery"] == shop
+    assert f"serving {shop} on" in done.err
+
+
+@pytest.mark.parametrize("verb", [("query", "query.png", "--gallery"), ("serve",)])
+def test_cli__ray_lets_each_machine_fetch_the_url(
+    chash: Chash, shop: str, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    pytest.importorskip("ray")
+    asked: list[str | None] = []
+
+    @contextmanager
+    def serving(gallery: Any, **_: object) -> Iterator[None]:
+        asked.append(gallery.url)
+        raise BackendError("no cluster in this test", where="", hint="")
+        yield
+
+    monkeypatch.setattr("concepthash.cluster.start.connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("concepthash.cluster.serving.serving", serving)
+    secret = shop.replace("://", "://ann:pass-word@")
+    done = chash(*verb, secret, "--engine", "ray", *(("--port", "0") if verb == ("serve",) else ()))
+    assert "no cluster in this test" in done.err
+    assert asked == [secret]
 
 
 def test_cli__push_reports_json(chash: Chash, shop: str, web: Web) -> None:

@@ -35,18 +35,28 @@ def path(text: str) -> Path:
     """
     if "://" not in text:
         return Path(text)
-    from concepthash.runtime.remote import fetch, is_url, shown
+    from concepthash.runtime.remote import fetch, is_url
 
     if not is_url(text):
         return Path(text)
     copy = fetch(text)
-    _copies[str(copy)] = shown(text)
+    _copies[str(copy)] = text
     return copy
+
+
+def url_of(path: object) -> str | None:
+    """The URL that a path is the copy of, with what is secret in it; None if it is none."""
+    return _copies.get(str(path))
 
 
 def named(path: object) -> str:
     """What a user knows a path by: of the copy of a published gallery, its URL."""
-    return _copies.get(str(path), str(path))
+    url = url_of(path)
+    if url is None:
+        return str(path)
+    from concepthash.runtime.remote import shown
+
+    return shown(url)
 
 
 def gallery_argument(text: str, metavar: str = "GALLERY") -> Any:

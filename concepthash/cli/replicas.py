@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from concepthash.cli import options
 from concepthash.cli.group import end
 from concepthash.cli.options import check_engine, setting
 from concepthash.errors import UsageError
@@ -66,7 +67,7 @@ class Replicas:
         """A gallery held by replicas, for as long as the block runs.
 
         Args:
-            named: as the user did: a folder, or a URL that each machine fetches.
+            named: its folder; of the copy of a URL, each machine fetches one of its own.
             opened: the same, on this machine.
             lasting: whether other commands may use the replicas.
             tell: told a line while it takes long, and when a shard is lost and back.
@@ -75,15 +76,13 @@ class Replicas:
             BackendError: if Ray is missing, no cluster answers, or no replica can be had.
         """
         from concepthash.cluster.start import connected
-        from concepthash.runtime.sites import as_url, is_url
 
         with connected(self.address, lost=end):
             from concepthash.cluster.deploying import Gallery
             from concepthash.cluster.serving import serving
 
-            url = as_url(named) if is_url(named) else None
             with serving(
-                Gallery(opened.path, opened.fingerprint, url),
+                Gallery(opened.path, opened.fingerprint, options.url_of(named)),
                 lasting=lasting,
                 replicas=self.count or 1,
                 cpus=self.cpus or 0.0,

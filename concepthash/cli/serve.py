@@ -117,13 +117,13 @@ def command(
         if not images:
             command = f"chash index FOLDER --out {display(gallery)}"
             output.note(f"the gallery is empty; images appear once they are indexed: {command}")
-        url = url_of(bound, host)
+        url, name = url_of(bound, host), options.named(gallery)
 
         def ready(_: object) -> None:
             if as_json:
-                output.result("", lambda: {"schema": SCHEMA, "url": url, "gallery": str(gallery)})
+                output.result("", lambda: {"schema": SCHEMA, "url": url, "gallery": name})
                 sys.stdout.flush()
-            output.note(f"serving {printable(str(gallery))} on {url} (Ctrl-C ends it)")
+            output.note(f"serving {printable(name)} on {url} (Ctrl-C ends it)")
             if others := reach(bound, token=token is not None):
                 output.note(others)
             if open_page:

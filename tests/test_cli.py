@@ -323,6 +323,18 @@ def test_train__a_concept_mode_brings_its_own_defaults(chash: Chash, tmp_path: P
     assert chash("train", data, "--concept-mode", "papers", "--dry-run").code == 2
 
 
+@pytest.mark.parametrize("order", [("resize", "crop"), ("crop", "resize")])
+def test_train__assignments_are_checked_together(
+    chash: Chash, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    data = photos(tmp_path / "data")
+    given = [word for key in order for word in ("--set", f"data.{key}=96")]
+    config = chash("train", data, "--dry-run", "--json", *given).json("chash.config/1")["config"]
+    assert (config["data"]["resize"], config["data"]["crop"]) == (96, 96)
+    alone = chash("train", data, "--dry-run", "--set", "data.resize=96")
+    assert (alone.code, "resize is at least 256" in alone.err) == (2, True)
+
+
 def test_settings__flag_then_environment_then_file_then_project(
     chash: Chash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,26 @@ def test_accelerate__covers_the_gallery_and_changes_no_answer(chash: Chash, gall
 
 
 @pytest.mark.skipif(native._kernel is None, reason="the native kernel is not built")
+def test_compact__says_that_the_tables_went(chash: Chash, gallery: Path) -> None:
+    assert chash("index", "accelerate", gallery).code == 0
+    assert "tables" not in chash("index", "compact", gallery).err
+    chash("index", "remove", gallery, "shop/a/1.png")
+    result = chash("index", "compact", gallery)
+    assert "search tables went with the old codes" in result.err
+    assert "next: chash index accelerate shop.chg" in result.err
+
+
+def test_index__names_a_bundle_that_query_would_not_find(chash: Chash, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    bundle = tiny_bundle(tmp_path / "models").path
+    photos(tmp_path / "shop")
+    result = chash("index", "shop", "--model", bundle.relative_to(tmp_path))
+    command = f"chash query IMAGE --gallery shop.chg --model models/{bundle.name}"
+    assert f"next: {command}\n" in result.err
+    assert chash(*command.replace("IMAGE", "shop/a/0.png").split()[1:]).code == 0
+
+
+@pytest.mark.skipif(native._kernel is None, reason="the native kernel is not built")
 @pytest.mark.parametrize(("limit", "told"), [(1000, True), (10**9, False)])
 def test_accelerate__says_if_tables_do_not_fit_into_the_memory(
     chash: Chash, gallery: Path, monkeypatch: pytest.MonkeyPatch, limit: int, told: bool

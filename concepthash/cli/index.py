@@ -11,6 +11,7 @@ import typer
 from concepthash.cli import options
 from concepthash.cli.hashing import chosen_model
 from concepthash.cli.index_parts.accelerate import build
+from concepthash.cli.locate import bundles
 from concepthash.cli.options import check_engine, check_threads, setting, switch
 from concepthash.cli.outfile import check_file
 from concepthash.cli.output import Output, display
@@ -140,7 +141,9 @@ def command(
         from concepthash.runtime.sources import unreadable
 
         raise unreadable(opened) or NothingFound(
-            "no photos there", where=", ".join(sources), hint=f"ls {display(sources[0])}"
+            "no photos there",
+            where=", ".join(sources),
+            hint="look at the address" if "://" in sources[0] else f"ls {display(sources[0])}",
         )
     hashing = Hashing(device, threads, batch_size, backend, precision)
     with (
@@ -245,4 +248,11 @@ def _tell(
     if pace := hands.pace(report):
         output.note(pace)
     if not dry_run and report.seen > len(report.skipped):
-        output.hint(f"chash query IMAGE --gallery {display(gallery)}")
+        output.hint(f"chash query IMAGE --gallery {display(gallery)}{_model(hands, gallery)}")
+
+
+def _model(hands: Hands, gallery: Path) -> str:
+    """The option that names the bundle, where ``chash query`` would not find it."""
+    path = hands.bundle.path
+    found = {manifest.parent.resolve() for manifest in bundles([Path(), gallery.parent])}
+    return "" if path.resolve() in found else f" --model {display(path)}"

@@ -159,11 +159,14 @@ def command(
         if explain is not None:
             pages = write_pages(explain, answers, opened, hasher, asked, output)
     if not answers.queries:
+        from concepthash.images import elsewhere as far
+
         first = answers.skipped.items[0]
+        in_no_file = far(first.path) is not None
         raise ImageError(
             "no image could be read",
             where=f"{first.path}: {first.reason}",
-            hint=f"ls -l {display(first.path)}",
+            hint="chash query FILE.jpg" if in_no_file else f"ls -l {display(first.path)}",
         )
     if as_json:
         output.result("", lambda: {**answers.to_json(), "pages": list(map(str, pages))})
@@ -202,7 +205,7 @@ def check_search_device(name: str) -> None:
 def _end(answers: Answers, gallery: Path, radius: int | None, output: Output) -> None:
     if answers.missing_shards:
         named = ", ".join(map(printable, answers.missing_shards))
-        output.note(f"the answer is partial: {named} gave none, its images are left out")
+        output.note(f"the answer is partial: nothing from {named}, whose images are left out")
     if answers.found or answers.missing_shards:
         output.skips(answers.skipped, record="the --json report")
         if answers.missing_shards:

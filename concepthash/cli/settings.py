@@ -99,8 +99,12 @@ def run_config(
     for path, tables in read_settings(named):
         config = config.updated({k: v for k, v in tables.items() if k in RUN_SECTIONS}, where=path)
     config = config.updated(environment, where="environment")
-    for text in assignments:
-        config = config.updated(_assignment(text), where=f"--set {text}")
+    given: Sections = {}
+    for text in assignments:  # each is checked alone, all together: one may need another
+        for section, values in _assignment(text).items():
+            given.setdefault(section, {}).update(values)
+    where = "--set " + " --set ".join(assignments)
+    config = config.updated(given, where=where)
     return config.updated(flags, where="command line")
 
 

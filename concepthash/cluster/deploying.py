@@ -187,7 +187,9 @@ def _logging() -> Any:
 def _running(serve: Any, gallery: Gallery) -> tuple[str, int] | None:
     """The lasting application of a gallery, and its replicas of a shard; None if there is none."""
     for name, found in sorted(serve.status().applications.items()):
-        if name.startswith(f"{gallery.prefix}serve-") and found.status == "RUNNING":
+        # Unhealthy: replicas were lost and come back; meanwhile those of other shards answer.
+        there = found.status in ("RUNNING", "UNHEALTHY")
+        if there and name.startswith(f"{gallery.prefix}serve-"):
             counts = [sum(each.replica_states.values()) for each in found.deployments.values()]
             return name, min(counts, default=1)
     return None

@@ -63,7 +63,8 @@ class Workers:
     def __str__(self) -> str:
         each = f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
         fewer = self.room is not None and self.room < self.count
-        return f"{self.count} workers of {each}" + (f", {self.room} at once" if fewer else "")
+        workers = "worker" if self.count == 1 else "workers"
+        return f"{self.count} {workers} of {each}" + (f", {self.room} at once" if fewer else "")
 
 
 def _raised(fatal: dict[str, Any]) -> ConceptHashError:

@@ -223,8 +223,9 @@ def create_vit(name: str, *, crop: int, arguments: dict[str, int]) -> VisionTran
     except (RuntimeError, TypeError, AssertionError) as error:
         stem = name.partition(".")[0].partition("_patch")[0]
         near = [known for known in timm.list_models(f"*{stem}*") if known != name][:5]
+        why = str(error) or type(error).__name__
         raise UsageError(
-            f"timm cannot create {name!r}: {error}",
+            f"timm cannot create {name!r} for photos of {crop} pixels: {why}",
             where="model.backbone",
             hint=f"--backbone with one of {', '.join(near or ['vit_tiny_patch16_224'])}",
         ) from None

@@ -162,6 +162,12 @@ def _say_what_is_kept(tell: Reporter, out: Path, team: Team) -> Iterator[None]:
         tell.note(f"interrupted{_kept(out)}")
         raise
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise ProcessLost(
+                f"a process that augments photos was killed, as for want of memory{_kept(out)}",
+                where="data.workers",
+                hint=f"free some memory, then: {_resume(out)}",
+            ) from error
         if team.size == 1 or not is_loss(error):
             raise
         known = _kept(out) if team.leads else ""  # the run may be on another machine

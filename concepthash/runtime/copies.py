@@ -51,7 +51,7 @@ def _cache_errors(folder: Path) -> Iterator[None]:
         raise GalleryError(
             f"the local copy cannot be written: {reason(error).lower()}",
             where=folder,
-            hint="free some space (df -h) and run the command again, or CHASH_CACHE=FOLDER",
+            hint="CHASH_CACHE=FOLDER of another place, or free some space (df -h)",
         ) from None
 
 

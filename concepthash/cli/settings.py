@@ -100,7 +100,7 @@ def run_config(
         config = config.updated({k: v for k, v in tables.items() if k in RUN_SECTIONS}, where=path)
     config = config.updated(environment, where="environment")
     given: Sections = {}
-    for text in assignments:  # each is checked alone, all together: one may need another
+    for text in assignments:  # checked together, for one may need another
         for section, values in _assignment(text).items():
             given.setdefault(section, {}).update(values)
     where = "--set " + " --set ".join(assignments)

@@ -111,7 +111,7 @@ def read_only(where: Path) -> GalleryError:
     return GalleryError(
         "the gallery cannot be written: permission denied or a read-only file system",
         where=where,
-        hint=f"chmod -R u+w {where.parent}, or work on a copy: cp -r",
+        hint=f"chmod -R u+w {where.parent}, or another place: a copy (cp -r), --out",
     )
 
 

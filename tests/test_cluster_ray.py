@@ -345,7 +345,7 @@ def test_chash__answers_from_replicas_and_says_which_shards_are_missing(
             until(left_out)
             outcome = partial["outcome"]
             assert outcome.code == 3, outcome.err
-            assert f"the answer is partial: {LOST}" in outcome.err
+            assert f"the answer is partial: nothing from {LOST}" in outcome.err
             assert outcome.json("chash.query/1")["missing_shards"] == [LOST]
             server.send_signal(signal.SIGTERM)
             _, complaints = server.communicate(timeout=WAIT)

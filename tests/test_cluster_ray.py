@@ -21,7 +21,7 @@ from cli_entry import Chash
 from serve_gallery import Place
 from shard_gallery import FINGERPRINT, Oracle, asked_at_random, commit, drawn, make_sharded
 
-from concepthash.cluster.deploying import Gallery
+from concepthash.cluster.deploying import Gallery, import_serve
 from concepthash.cluster.serving import Served, serving
 from concepthash.cluster.start import import_ray, quiet
 from concepthash.runtime.galleries import open_gallery
@@ -45,6 +45,7 @@ WAIT = 120
 def cluster() -> Iterator[Any]:
     """Ray on a head and one more node, both of this machine."""
     ray = import_ray()
+    import_serve()  # before the tests import it with its warnings
     with quiet():
         from ray.cluster_utils import Cluster
 

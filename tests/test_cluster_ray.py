@@ -326,12 +326,13 @@ def test_chash__answers_from_replicas_and_says_which_shards_are_missing(
             def lost() -> bool:
                 for pid in processes(LOST):
                     os.kill(pid, signal.SIGKILL)
+                partial.clear()
                 with urlopen(f"{url}/v1/query?id=1&k=20") as response:
                     partial.update(json.load(response), header=response.headers)
-                return "missing_shards" in partial
+                # On a busy machine the other may be late too.
+                return partial.get("missing_shards") == [LOST]
 
             until(lost)
-            assert partial["missing_shards"] == [LOST]
             assert partial["header"]["chash-missing-shards"] == LOST
             kept = {hit["id"] for hit in partial["queries"][0]["hits"]}
             assert kept == set(range(1, 11))
@@ -341,11 +342,10 @@ def test_chash__answers_from_replicas_and_says_which_shards_are_missing(
                     os.kill(pid, signal.SIGKILL)
                 outcome = chash(*query, "shards.chg", "--shard-timeout", "0.2", *ray)
                 partial["outcome"] = outcome
-                return outcome.code != 0
+                return outcome.code == 3 and f"nothing from {LOST}, whose" in outcome.err
 
             until(left_out)
             outcome = partial["outcome"]
-            assert outcome.code == 3, outcome.err
             assert f"the answer is partial: nothing from {LOST}" in outcome.err
             assert outcome.json("chash.query/1")["missing_shards"] == [LOST]
             server.send_signal(signal.SIGTERM)

@@ -300,6 +300,7 @@ def test_chash__answers_from_replicas_and_says_which_shards_are_missing(
 
     place = Place(tmp_path)
     split(place.gallery, 2, tmp_path / "shards.chg")
+    serve.start(proxy_location="Disabled")  # what the command starts ends with it
     apps = set(serve.status().applications)
     photos = [str(place.photos / "one/3.png"), str(place.photos / "two/9.png")]
     ray = ["--engine", "ray", "--address", cluster.address]

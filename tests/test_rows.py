@@ -64,6 +64,20 @@ def test_index__of_another_column_is_read_anew(tmp_path: Path, hasher: Hasher) -
         assert [found for _, found in content(path).values()] == [code]
 
 
+def test_index__of_parquet_with_encoded_columns(tmp_path: Path, hasher: Hasher) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    data = [photo(tmp_path / f"{n}.png", n).read_bytes() for n in range(2)]
+    image = arrow.array([data[0], data[1], data[0]]).dictionary_encode()
+    nested = arrow.array([{"image": {"bytes": data[0], "path": "x"}}] * 3)
+    label = arrow.array(["a", "b", "a"]).dictionary_encode()
+    table = arrow.table({"nested": nested, "image": image, "label": label})
+    path = tmp_path / "g.chg"
+    index_images(write_parquet(tmp_path / "x.parquet", table), path, hasher)
+    codes = [record.code.tobytes() for record in hasher.hash(data) if record.code is not None]
+    found = [value for _, value in sorted(content(path).items())]
+    assert found == [("a", codes[0]), ("b", codes[1]), ("a", codes[0])]
+
+
 def test_index__of_files_with_columns_of_their_own(tmp_path: Path, hasher: Hasher) -> None:
     data = [photo(tmp_path / f"{n}.png", n).read_bytes() for n in range(3)]
     folder = tmp_path / "tables"
@@ -134,6 +148,8 @@ def test_rows__are_read_in_any_order(tmp_path: Path) -> None:
         ({"one": [b""], "two": [b""]}, {}, "no column of photos"),
         ({"image": [b""]}, {"image": "photo"}, "no column 'photo'"),
         ({"image": [b""]}, {"label": "kind"}, "no column 'kind'"),
+        ({"image": [b""], "size": [1]}, {"image": "size"}, "of int64: neither photos nor"),
+        ({"image": [{"in": {"bytes": b""}}]}, {"image": "image"}, "of a struct without bytes"),
         ({"image": [b""]}, {"label": "image"}, "column 'image' is of binary, which is no label"),
     ],
 )

@@ -187,6 +187,26 @@ def test_sources__of_a_file_url_and_a_pattern_are_files(tmp_path: Path, hasher: 
     assert index_images(folder, other, hasher).removed == 1
 
 
+def test_sources__keep_passwords_to_themselves(tmp_path: Path, hasher: Hasher) -> None:
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    photo(tmp_path / "www" / "x.png", 1)
+    (tmp_path / "www" / "bad.png").write_bytes(b"no")
+    with serving(tmp_path / "www") as base:
+        secret = base.replace("://", "://ann:pass%25word@")
+        path = tmp_path / "g.chg"
+        report = index_images(f"{secret}/", path, hasher)
+        assert [str(skip.path) for skip in report.skipped.items] == [f"{base}/bad.png"]
+        assert list(content(path)) == [f"{base}/x.png"]
+        assert (report.added, index_images(f"{base}/", path, hasher).unchanged) == (1, 1)
+        with pytest.raises(UsageError) as told:
+            open_sources([f"{secret}/gone.png"], Columns())
+    with pytest.raises(DataError) as down:
+        open_sources([f"{secret}/"], Columns())
+    assert "pass" not in f"{told.value}{down.value}"
+    assert not [f for f in path.rglob("*") if f.is_file() and b"pass%25word" in f.read_bytes()]
+
+
 def test_sources__of_a_server_that_sends_whole_files_only_say_so(tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")

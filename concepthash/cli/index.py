@@ -140,10 +140,11 @@ def command(
     if not total and not out.exists():
         from concepthash.runtime.sources import unreadable
 
+        given = [str(source.given) for source in opened]  # without passwords
         raise unreadable(opened) or NothingFound(
             "no photos there",
-            where=", ".join(sources),
-            hint="look at the address" if "://" in sources[0] else f"ls {display(sources[0])}",
+            where=", ".join(given),
+            hint="look at the address" if "://" in given[0] else f"ls {display(given[0])}",
         )
     hashing = Hashing(device, threads, batch_size, backend, precision)
     with (

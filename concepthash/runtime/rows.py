@@ -16,8 +16,11 @@ from concepthash.datasets.table import LABEL_NAMES, PATH_NAMES
 from concepthash.errors import ConceptHashError, Skipped, UsageError
 from concepthash.runtime.entries import absolute, changed_ns, is_url, place
 from concepthash.runtime.sources import UNMARKED, Columns, Found, Place, look, row_of
+from concepthash.runtime.urls import bare
 
 _IMAGE_NAMES = ("image", "img", "bytes", "image_bytes", "photo", "picture", "content", "jpg", "png")
+_BINARY = ("binary", "large_binary")
+_WITH_BYTES = "a struct with bytes"
 _TOGETHER = 64
 """Rows decoded at once by who reads photos."""
 _NAMES_TOGETHER = 4096
@@ -47,7 +50,7 @@ class _Layout:
         Raises:
             UsageError: if the file ``name`` has no such columns.
         """
-        types = {field.name: str(field.type) for field in schema}
+        types = {field.name: _kind(field.type) for field in schema}
         there = ", ".join(types)
         for flag, column in (("--image-column", columns.image), ("--label-column", columns.label)):
             if column is not None and column not in types:
@@ -60,7 +63,13 @@ class _Layout:
             )
         image = columns.image or _pick(types, _IMAGE_NAMES, _holds_bytes, only=True)
         image = image or _pick(types, PATH_NAMES, _holds_text)
-        if image is None or not (_holds_bytes(types[image]) or _holds_text(types[image])):
+        if image is not None and not (_holds_bytes(types[image]) or _holds_text(types[image])):
+            raise UsageError(
+                f"column {image!r} is of {types[image]}: neither photos nor their paths",
+                where=name,
+                hint=f"--image-column with one of {there}",
+            )
+        if image is None:
             raise UsageError(
                 f"no column of photos or of their paths; there are {there}",
                 where=name,
@@ -68,7 +77,7 @@ class _Layout:
             )
         label = columns.label or _pick(types, LABEL_NAMES, _is_label)
         return cls(
-            f"{image}.bytes" if types[image].startswith("struct") else image,
+            f"{image}.bytes" if types[image] == _WITH_BYTES else image,
             _holds_text(types[image]),
             label,
             _class_names(schema, label),
@@ -99,16 +108,22 @@ class Rows:
     def __init__(self, given: Path | None, files: list[str], columns: Columns) -> None:
         self.given = place(files[0]) if given is None else given
         self.root = None if given is None else _whole(given)
-        self._files = {str(_whole(place(file))): file for file in files}
+        self._files: dict[str, str] = {}
+        self._read_from: dict[str, str] = {}
+        for file in files:
+            name = bare(file) if is_url(file) else file
+            whole = str(_whole(place(name)))
+            self._files[whole] = name
+            self._read_from[whole] = file if is_url(file) else whole
         self._rows: dict[str, int] = {}
         self._layouts: dict[str, _Layout] = {}
         self._unread = Skipped()
         unfit: UsageError | None = None
         for whole, name in self._files.items():
             try:
-                with opened(whole) as file:
-                    self._layouts[whole] = _Layout.of(file.schema_arrow, columns, name)
-                    self._rows[whole] = file.metadata.num_rows
+                with opened(self._read_from[whole]) as table:
+                    self._layouts[whole] = _Layout.of(table.schema_arrow, columns, name)
+                    self._rows[whole] = table.metadata.num_rows
             except UsageError as error:
                 unfit = unfit or error
                 self._unread.add(name, error.what)
@@ -122,13 +137,12 @@ class Rows:
         for skip in self._unread.items:
             unread.add(skip.path, skip.reason)
         for file, rows in self._rows.items():
-            layout = self._layouts[file]
+            layout, source = self._layouts[file], self._read_from[file]
             try:
-                size, changed = _mark(file, layout.image)
-                for row, (name, label) in enumerate(_values(file, rows, layout)):
-                    found = Found(
-                        place(f"{file}#{row}"), Place(file, row, layout.image), size, changed, label
-                    )
+                size, changed = _mark(source, layout.image)
+                for row, (name, label) in enumerate(_values(source, rows, layout)):
+                    there = Place(source, row, layout.image)
+                    found = Found(place(f"{file}#{row}"), there, size, changed, label)
                     yield _pointed(found, name, layout) if layout.names else found
             except OSError as error:
                 unread.add(self._files[file], error)
@@ -176,10 +190,11 @@ def _pointed(row: Found, name: str | None, layout: _Layout) -> Found:
     if not name:
         return Found(row.path, row.place, problem="no path in this row")
     folder = str(row.place.file).rpartition("/")[0]
-    path = place(name if is_url(name) or Path(name).is_absolute() else f"{folder}/{name}")
+    whole = name if is_url(name) or Path(name).is_absolute() else f"{folder}/{name}"
+    path = place(bare(whole) if is_url(whole) else whole)
     label = row.label if layout.label else path.parent.name
-    if is_url(str(path)):
-        return Found(path, Place(str(path)), row.size, row.mtime_ns, label)
+    if is_url(whole):
+        return Found(path, Place(whole), row.size, row.mtime_ns, label)
     path = absolute(path)
     gone = Found(path, Place(str(path)), problem="no such file")
     return look(path, label) or gone
@@ -297,7 +312,7 @@ def _mark(file: str, column: str) -> tuple[int, int]:
     if is_url(file):
         from concepthash.runtime.urls import Listing
 
-        size, changed = Listing.of(file).files[file]
+        size, changed = Listing.of(file).files[bare(file)]
     else:
         status = Path(file).stat()
         size, changed = status.st_size, changed_ns(status)
@@ -310,12 +325,22 @@ def _whole(given: Path) -> Path:
     return given.resolve() if given.is_dir() else absolute(given)
 
 
+def _kind(of: Any) -> str:
+    """The type of a column in words; of a struct, whether it has the bytes of photos."""
+    kind = str(of)
+    if not kind.startswith("struct"):
+        return kind
+    fields = {of.field(number).name: str(of.field(number).type) for number in range(of.num_fields)}
+    return _WITH_BYTES if fields.get("bytes") in _BINARY else "a struct without bytes"
+
+
 def _holds_bytes(kind: str) -> bool:
-    return kind in ("binary", "large_binary") or "bytes: binary" in kind
+    values = kind.removeprefix("dictionary<values=").partition(",")[0]
+    return kind == _WITH_BYTES or values in _BINARY
 
 
 def _is_label(kind: str) -> bool:
-    return not (_holds_bytes(kind) or kind.startswith(("struct", "list", "large_list", "map")))
+    return not (_holds_bytes(kind) or kind.startswith(("a struct", "list", "large_list", "map")))
 
 
 def _holds_text(kind: str) -> bool:

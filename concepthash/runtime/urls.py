@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from concepthash.images import is_image
 from concepthash.runtime.entries import Url
 from concepthash.runtime.sources import PARQUET, UNMARKED, Found, Place
 
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified")
 _TAGS = ("ETag", "etag", "md5Hash", "checksum", "Last-Modified", "created")
 """What the file systems of fsspec say of a file that changes with it, the surest first."""
@@ -30,12 +32,14 @@ class Listing:
         given: the URL.
         root: the same as fsspec writes it; None for a pattern.
         files: URL -> bytes and mark, as of :class:`concepthash.runtime.sources.Found`.
+        read_from: the same URLs, with the password if one was given: it is kept nowhere.
     """
 
     given: Url
     root: Url | None
     base: Url
     files: Mapping[str, tuple[int, int]]
+    read_from: Mapping[str, str]
 
     @classmethod
     def of(cls, url: str) -> Listing:
@@ -59,17 +63,20 @@ class Listing:
                 if not found and not fs.exists(path):
                     fs.info(path)  # its error may know why
                     raise FileNotFoundError(path)
-            files = {
-                _url(fs, name): (int(info.get("size") or 0), mark(info))
-                for name, info in sorted(found.items())
-                if info.get("type") != "directory"
-            }
-            root = Url(_url(fs, base))
-        return cls(Url(url), None if "*" in path else root, root, files)
+            read_from, files = {}, {}
+            for name, info in sorted(found.items()):
+                if info.get("type") != "directory":
+                    whole = _url(fs, name)
+                    read_from[bare(whole)] = whole
+                    files[bare(whole)] = int(info.get("size") or 0), mark(info)
+            root = Url(bare(_url(fs, base)))
+        return cls(Url(bare(url)), None if "*" in path else root, root, files, read_from)
 
     def tables(self) -> list[str]:
-        """The files, if they are Parquet files."""
-        parquet = [url for url in self.files if urlsplit(url).path.endswith(PARQUET)]
+        """Where the files are read from, if they are Parquet files."""
+        parquet = [
+            whole for url, whole in self.read_from.items() if urlsplit(url).path.endswith(PARQUET)
+        ]
         return parquet if not self.count() or len(parquet) == len(self.files) else []
 
     def table(self) -> str | None:
@@ -82,7 +89,7 @@ class Listing:
             path = Url(url)
             if self._wanted(path):
                 label = None if self.base in (path, path.parent) else path.parent.name
-                yield Found(path, Place(url), size, changed, label)
+                yield Found(path, Place(self.read_from[url]), size, changed, label)
 
     def count(self) -> int:
         """As :meth:`concepthash.runtime.sources.PhotoSource.count`."""
@@ -101,6 +108,14 @@ class Listing:
         return named or is_image(Path(urlsplit(str(path)).path))
 
 
+def bare(url: str) -> str:
+    """A URL without its user and password, if it has a password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1)
+
+
 def _url(fs: Any, name: str) -> str:
     """The URL of what a file system calls ``name``."""
     return str(fs.unstrip_protocol(name)).replace(":///", "://", 1)  # memory:// has a third
@@ -115,8 +130,8 @@ def _refuse_page(url: str, info: Mapping[str, Any]) -> None:
     if info.get("mimetype") == "text/html":
         raise UsageError(
             "a web page, not a photo; the URL of a folder ends with a slash",
-            where=url,
-            hint=f"chash index {url}/",
+            where=bare(url),
+            hint=f"chash index {bare(url)}/",
         )
 
 
@@ -180,11 +195,11 @@ def file_system(url: str) -> tuple[Any, str]:
         else:
             needed = f"pip install {_PACKAGES.get(scheme, f'the package that reads {scheme}://')}"
         raise BackendError(
-            f"a package is missing that reads {scheme}:// ({error})", where=url, hint=needed
+            f"a package is missing that reads {scheme}:// ({error})", where=bare(url), hint=needed
         ) from None
     except ValueError as error:
         raise UsageError(
-            f"no such scheme: {error}", where=url, hint="s3://, gs://, https://, or a folder"
+            f"no such scheme: {error}", where=bare(url), hint="s3://, gs://, https://, or a folder"
         ) from None
     return fs, str(path)
 
@@ -217,7 +232,9 @@ def far_errors(url: str) -> Iterator[None]:
         if isinstance(cause, Exception) and (lost or getattr(cause, "status", 404) != 404):
             raise _unreadable(cause, url) from None
         raise UsageError(
-            "nothing is there", where=url, hint="look at the address; that of a folder ends with /"
+            "nothing is there",
+            where=bare(url),
+            hint="look at the address; that of a folder ends with /",
         ) from None
     except Exception as error:  # each file system has its own
         raise _unreadable(error, url) from None
@@ -226,7 +243,7 @@ def far_errors(url: str) -> Iterator[None]:
 def _unreadable(error: Exception, url: str) -> DataError:
     return DataError(
         f"cannot be read: {_reason(error)}",
-        where=url,
+        where=bare(url),
         hint="look at the address, the network and the credentials of this machine",
     )
 
@@ -239,5 +256,8 @@ def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number > 0:  # asyncio's words for it are for programmers
         return os.strerror(number)
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "no answer in time"
     text = getattr(error, "strerror", None) or str(error)
-    return next(iter(text.splitlines()), "") or type(error).__name__
+    line = next(iter(text.splitlines()), "") or type(error).__name__
+    return _PASSWORD.sub("://", line)

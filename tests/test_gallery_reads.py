@@ -15,6 +15,7 @@ from concepthash.runtime import tablestore
 from concepthash.runtime.answers import Hit, Query, name_hits
 from concepthash.runtime.entries import Entry
 from concepthash.runtime.gallery import Gallery
+from concepthash.runtime.repair import check, repair
 from concepthash.runtime.tables import Tables
 
 LAYOUT = CodeLayout(16, 2)
@@ -130,6 +131,22 @@ def test_damage__none_where_a_writer_compacted_meanwhile(tmp_path: Path) -> None
             file.seek(70)
             file.write(b"\0\0\0")
         assert "checksum" in next(reader.damage()).what
+
+
+@pytest.mark.parametrize("size", [0, 100, 1000, -1])
+def test_damage__tells_of_tables_that_cannot_be_opened(tmp_path: Path, size: int) -> None:
+    with filled(tmp_path, ["a"] * 60) as writer:
+        writer.accelerate()
+        assert list(writer.damage()) == []
+        (tables,) = (writer.path / "tables").iterdir()
+        data = tables.read_bytes()
+        tables.write_bytes(data[:size])
+        (found,) = writer.damage()
+        assert found.file == tables
+    assert repair(writer.path).damage
+    assert check(writer.path) == []
+    with Gallery.open(writer.path) as reader:
+        assert len(reader) == 60
 
 
 def test_damage__none_where_a_writer_replaces_the_tables_meanwhile(

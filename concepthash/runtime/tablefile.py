@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from concepthash.codes import CodeLayout
-from concepthash.errors import GalleryError, UsageError
+from concepthash.errors import GalleryDamaged, GalleryError, UsageError
 from concepthash.files import reason, replacing
 
 MAGIC = b"\x89CHMIH\r\n"
@@ -65,18 +65,23 @@ def read(path: Path, key: bytes | str) -> TableFile:
     """Map a file of tables.
 
     Raises:
-        GalleryError: if it is missing, truncated, damaged, from another version, or of other codes.
+        GalleryDamaged: if it is truncated or damaged.
+        GalleryError: if it is missing, from another version, or of other codes.
     """
     try:
         with path.open("rb") as file:
             data = np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise GalleryError(
             f"the tables cannot be read: {reason(error)}", where=path, hint=_AGAIN
         ) from error
+    except ValueError:  # numpy's of an empty file
+        raise GalleryDamaged("the file of tables is empty", where=path, hint=_AGAIN) from None
     header = data[:_HEADER_SIZE].tobytes()
     if header[: len(MAGIC)] != MAGIC or len(header) < _HEADER_SIZE:
-        raise GalleryError("this is no file of tables, or a truncated one", where=path, hint=_AGAIN)
+        raise GalleryDamaged(
+            "this is no file of tables, or a truncated one", where=path, hint=_AGAIN
+        )
     _, version, bits, concepts, flags, _, count, digest = _HEADER.unpack_from(header)
     if version != VERSION:
         raise GalleryError(
@@ -88,7 +93,7 @@ def read(path: Path, key: bytes | str) -> TableFile:
     listed = data[_HEADER_SIZE:start].tobytes()
     sealed = _HEADER_SIZE - _CRC.size
     if zlib.crc32(listed, zlib.crc32(header[:sealed])) != _CRC.unpack_from(header, sealed)[0]:
-        raise GalleryError("the tables have a damaged header", where=path, hint=_AGAIN)
+        raise GalleryDamaged("the tables have a damaged header", where=path, hint=_AGAIN)
     if digest != _digest(key):
         raise GalleryError("the tables are of other codes", where=path, hint=_AGAIN)
     runs = []
@@ -96,7 +101,7 @@ def read(path: Path, key: bytes | str) -> TableFile:
         runs.append(Run(first, rows, data[start : start + size], told))
         start += size
     if start != len(data):
-        raise GalleryError(
+        raise GalleryDamaged(
             f"the tables have {len(data)} bytes instead of {start}: truncated or overwritten",
             where=path,
             hint=_AGAIN,
@@ -104,7 +109,7 @@ def read(path: Path, key: bytes | str) -> TableFile:
     try:
         layout = CodeLayout(bits, concepts)
     except UsageError as error:
-        raise GalleryError(
+        raise GalleryDamaged(
             f"the tables have an impossible layout: {error.what}", where=path, hint=_AGAIN
         ) from error
     return TableFile(layout, bool(flags & _COPIED), tuple(runs))
@@ -147,9 +152,9 @@ def checksum(block: npt.NDArray[np.uint8]) -> int:
     return value
 
 
-def damaged(path: Path) -> GalleryError:
+def damaged(path: Path) -> GalleryDamaged:
     """What to raise when a block does not match its checksum."""
-    return GalleryError(DAMAGED, where=path, hint=_AGAIN)
+    return GalleryDamaged(DAMAGED, where=path, hint=_AGAIN)
 
 
 def _digest(key: bytes | str) -> bytes:

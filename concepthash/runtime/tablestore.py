@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from concepthash.errors import GalleryError
+from concepthash.errors import GalleryDamaged, GalleryError
 from concepthash.files import half_written
 from concepthash.runtime.records import Extent
 from concepthash.runtime.storage import storage_errors
@@ -39,7 +39,17 @@ def find(folder: Path, gallery: str, extents: Sequence[Extent]) -> Tables | None
 
 
 def damage(folder: Path, gallery: str, extents: Sequence[Extent]) -> Iterator[tuple[Path, str]]:
-    """What is wrong with the tables that :func:`find` gives; reads all of them."""
+    """What is wrong with files of tables, and with all of those that :func:`find` gives.
+
+    Tables of codes that are gone, or of another version, are no damage.
+    """
+    for rows in _stored(folder):
+        try:
+            Tables.open(_file(folder, rows), key=_key(gallery, extents, rows))
+        except GalleryDamaged as error:
+            yield _file(folder, rows), error.what
+        except GalleryError:
+            continue
     tables = find(folder, gallery, extents)
     if tables is not None and not tables.intact:
         yield _file(folder, tables.rows), DAMAGED

@@ -218,7 +218,7 @@ def test_errors__name_the_shard_and_the_command(chash: Chash, galleries: None) -
     repaired = chash("index", "repair", MANY, "--json")
     value = repaired.json("chash.repair/1")
     assert (value["replaced"], value["uncounted"]) == (["shard-0002.chg"], True)
-    assert f"--out {MANY}, or put the shards back from a backup" in repaired.err
+    assert f"--out {MANY}, or instead put the shards back from a backup" in repaired.err
     assert chash("index", "birds/images", "--out", MANY).code == 0
     with open_gallery(ONE) as one, open_gallery(MANY) as many:
         assert without_ids(many) == without_ids(one)

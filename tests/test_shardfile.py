@@ -372,6 +372,30 @@ def test_repair__of_an_older_copy_of_a_shard_keeps_the_fuller(path: Path) -> Non
     assert check(path) == []
 
 
+@pytest.mark.parametrize("swapped", [True, False])
+def test_repair__of_shards_with_each_other_s_names_empties_none(path: Path, swapped: bool) -> None:
+    before = held(path)
+    one, two, aside = (path / name for name in ("shard-0001.chg", "shard-0002.chg", "x"))
+    one.rename(aside)
+    if swapped:
+        two.rename(one)
+    else:
+        shutil.rmtree(two)
+    aside.rename(two)
+    with pytest.raises(GalleryError, match=r"shard-0002.chg is shard-0001.chg by its ids") as told:
+        repair(path)
+    assert "mv shard-0002.chg shard-0001.chg" in str(told.value.hint)
+    assert not list(path.glob("damaged-*"))
+    two.rename(aside)
+    if swapped:
+        one.rename(two)
+    aside.rename(one)
+    if swapped:
+        assert held(path) == before
+    else:
+        assert repair(path).replaced == ["shard-0002.chg"]
+
+
 def test_repair__of_shards_of_several_models_or_none(path: Path) -> None:
     (path / "shards.json").unlink()
     of_another_model(path)

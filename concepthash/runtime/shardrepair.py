@@ -62,7 +62,8 @@ def repair_shards(folder: Path) -> RepairReport:
     """Make a sharded gallery whole again; as :func:`concepthash.runtime.repair.repair`.
 
     Raises:
-        GalleryError: as there, or if no list of shards can be made of the shards there are.
+        GalleryError: as there, if no list of shards can be made of the shards there are, or if
+            shards only have each other's names.
     """
     report = RepairReport(folder, check_shards(folder), strays=_strays(folder))
     if report.damage:
@@ -109,6 +110,7 @@ def _mend(folder: Path, aside: Path, report: RepairReport) -> None:
         if (folder / SHARDS).exists():
             (folder / SHARDS).rename(aside / SHARDS)
         manifest.write(folder)
+    _refuse_misplaced(folder, manifest)
     after = max(last for shard in manifest.shards for _, last in shard.ids)
     for number, shard in enumerate(manifest.shards, 1):
         if _saved(folder, shard, manifest, report):
@@ -129,6 +131,36 @@ def _mend(folder: Path, aside: Path, report: RepairReport) -> None:
             report.removed += gallery.remove(list(strange_ids(gallery, shard)))
         for _, place, id in list(repeated(galleries)):
             report.removed += galleries[place].remove([id])
+
+
+def _refuse_misplaced(folder: Path, manifest: Manifest) -> None:
+    """Refuse to empty shards that only have each other's names.
+
+    Raises:
+        GalleryError: if a whole shard lies where another should, and that one is not there.
+    """
+    whole: dict[str, Gallery] = {}
+    with ExitStack() as stack:
+        for shard in manifest.shards:
+            with suppress(GalleryDamaged, GalleryLost):
+                require_shard(folder, shard.name)
+                gallery = stack.enter_context(Gallery.open(folder / shard.name))
+                if len(gallery):
+                    whole[shard.name] = gallery
+        lost = [
+            shard
+            for shard in manifest.shards
+            if shard.name not in whole or misfit(whole[shard.name], shard, manifest) is not None
+        ]
+        for shard in lost:
+            for other in lost:
+                if other.name in whole and misfit(whole[other.name], shard, manifest) is None:
+                    raise GalleryError(
+                        f"{other.name} is {shard.name} by its ids: a folder was given another name",
+                        where=folder / other.name,
+                        hint=f"give it its own name back: mv {other.name} {shard.name}, "
+                        "by way of a third name if that one is taken; then repair again",
+                    )
 
 
 def _saved(folder: Path, shard: Shard, manifest: Manifest, report: RepairReport) -> bool:

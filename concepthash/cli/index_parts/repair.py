@@ -26,5 +26,5 @@ def command(
     report = repair(check_gallery(gallery, write=True))
     output.result(report, lambda: {"schema": "chash.repair/1", **report.to_json()})
     if report.removed or report.replaced:
-        backup = ", or put the shards back from a backup" if report.replaced else ""
+        backup = ", or instead put the shards back from a backup" if report.replaced else ""
         output.hint(f"chash index PHOTOS --out {display(gallery)}{backup}")

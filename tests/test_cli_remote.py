@@ -40,6 +40,7 @@ def test_cli__query_takes_a_url(chash: Chash, shop: str, monkeypatch: pytest.Mon
     done = chash("query", "query.png", "--gallery", shop, "--top", "2", "--json")
     hits = done.json("chash.query/1")["queries"][0]["hits"]
     assert hits[0] == {**hits[0], "path": str(Path("shop/b/0.png")), "distance": 0}
+    assert done.json("chash.query/1")["gallery"] == shop
     assert f"from {shop}" in done.err
     monkeypatch.setenv("CHASH_GALLERY", shop)
     assert chash("query", "query.png", "--format", "paths", "--top", "1").out == "shop/b/0.png\n"
@@ -159,6 +160,16 @@ def test_cli__ray_lets_each_machine_fetch_the_url(
     done = chash(*verb, secret, "--engine", "ray", *(("--port", "0") if verb == ("serve",) else ()))
     assert "no cluster in this test" in done.err
     assert asked == [secret]
+
+
+@pytest.mark.parametrize("verb", [("query", "query.png", "--gallery"), ("inspect",)])
+def test_cli__a_malformed_url_is_shown_nowhere(
+    chash: Chash, shop: str, verb: tuple[str, ...]
+) -> None:
+    done = chash(*verb, "http://ann:pass-word@[bad/zz.chg")
+    assert done.code == 2
+    assert "no such URL" in done.err
+    assert "pass-word" not in done.out + done.err
 
 
 def test_cli__push_reports_json(chash: Chash, shop: str, web: Web) -> None:

@@ -236,6 +236,7 @@ def test_index__what_can_be_read_no_more_keeps_its_images(
     for _ in range(2):
         report = index_images([photos], path, hasher)
         assert counts(report) == {"skipped": 7}
+        assert all("its image of before stays" in skip.reason for skip in report.skipped.items)
         assert content(path) == before
     for file, data in whole.items():
         file.write_bytes(data)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from concepthash.cli.asked import Asked
 from concepthash.cli.extras import needs
+from concepthash.cli.options import named
 from concepthash.cli.output import printable, skipped_json
 from concepthash.codes import to_hex
 from concepthash.errors import BackendError, Skipped
@@ -208,7 +209,7 @@ def answer(
         concept_names=names,
         sub_bits=gallery.layout.sub_bits,
         backend=hasher.backend,
-        gallery=str(gallery.path),
+        gallery=named(gallery.path),
         model=str(hasher.bundle.path),
         search="ray" if held is not None else "cpu" if searcher is None else searcher.backend,
     )

@@ -37,9 +37,14 @@ def path(text: str) -> Path:
         return Path(text)
     from concepthash.runtime.remote import fetch, is_url
 
-    if not is_url(text):
-        return Path(text)
-    copy = fetch(text)
+    try:
+        if not is_url(text):
+            return Path(text)
+        copy = fetch(text)
+    except ValueError as error:  # of what takes URLs apart; it may have a password in it
+        raise UsageError(
+            f"no such URL: {error}", where="GALLERY", hint="https://HOST/NAME.chg"
+        ) from None
     _copies[str(copy)] = text
     return copy
 

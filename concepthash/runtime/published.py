@@ -116,7 +116,7 @@ class Manifest:
             raise GalleryDamaged(
                 f"not what a push writes: {what}"[:200],
                 where=where,
-                hint="chash index push GALLERY URL writes it anew",
+                hint="chash index push GALLERY URL --force writes it anew",
             ) from None
 
     @classmethod

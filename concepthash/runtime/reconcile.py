@@ -180,7 +180,8 @@ class Reconciler:
         elif outcome.code is not None:
             self._keep(entry, known, outcome.code)
         elif outcome.reason is not None:
-            self._skip(entry.path, outcome.reason)
+            kept = "" if known is None else "; its image of before stays"
+            self._skip(entry.path, f"{outcome.reason}{kept}")
         elif self.dry:
             self._keep(entry, known, np.empty(0, np.uint8))
         else:  # another photo had this content, and has changed since

@@ -211,15 +211,24 @@ def test_served__is_answered_by_other_nodes_when_one_is_lost(
 ) -> None:
     ((raylet,),) = [node.all_processes["raylet"]]
     gone = raylet.process.pid
-    nodes = {name: set(processes(name).values()) for name in NAMES}
-    assert any(gone in some for some in nodes.values()), "no replica is on this node"
-    # Ray spreads replicas over nodes where it can; after one was killed both may be on one.
-    alone = [name for name, some in nodes.items() if some == {gone}]
+    alone: list[str] = []
+
+    def spread() -> bool:
+        """Whether Ray has put them on both nodes; it does where it can, but not after kills."""
+        nodes = {name: set(processes(name).values()) for name in NAMES}
+        alone[:] = [name for name, some in nodes.items() if some == {gone}]
+        if len(alone) < len(NAMES) and any(gone in some for some in nodes.values()):
+            return True
+        os.kill(next(iter(processes(NAMES[0]))), signal.SIGKILL)
+        until(lambda: len(processes()) < 2 * len(NAMES))
+        settle()
+        return False
+
+    until(spread)
     with asking(served, gallery) as told:
         cluster.remove_node(node, allow_graceful=False)
         until(lambda: gone not in processes().values())
     check(told, gallery, may_miss=alone)
-    assert len(alone) < len(NAMES)
     settle()
     until(lambda: served.missing == ())
     late = asked_at_random(100, seed=4)

@@ -379,6 +379,10 @@ def test_eval__of_codes_without_a_model_numbers_concepts(chash: Chash) -> None:
     codes = np.random.default_rng(0).integers(0, 256, size=(6, 2), dtype=np.uint8)
     save_codes("codes.npz", codes, [0, 1] * 3, CodeLayout(16, 2))
     assert chash("eval", "codes.npz", "--json").json("chash.eval/1")["concept_names"] == []
+    Path("loop.npz").symlink_to("loop.npz")
+    looped = chash("eval", "codes.npz", "loop.npz")
+    assert (looped.code, looped.out) == (1, "") or looped.code == 2
+    assert "where: loop.npz" in looped.err
     lines = chash("eval", "codes.npz").out.splitlines()
     at = lines.index("concept    mAP alone  left out")
     assert [line.split()[0] for line in lines[at + 1 : at + 3]] == ["0", "1"]

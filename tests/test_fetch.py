@@ -104,6 +104,23 @@ def test_fetch__of_a_damaged_copy_does_not_take_from_it(tmp_path: Path, web: Web
     assert facts(fetch(url)) == facts(gallery)
 
 
+def test_fetch__of_a_copy_that_has_grown_reads_none_of_it(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, url = make(tmp_path), f"{web.url}/birds.chg"
+    push(gallery, web.folder / "birds.chg")
+    segment = fetch(url) / "segments/000001.codes"
+    os.truncate(segment, 1 << 30)
+    read = copies.sha256
+
+    def watched(path: Path) -> str:
+        assert path != segment
+        return read(path)
+
+    monkeypatch.setattr(copies, "sha256", watched)
+    assert facts(fetch(url)) == facts(gallery)
+
+
 BAD_REPLIES = {
     "truncated": (truncated, "broke off"),
     "flipped": (flipped, "SHA-256 differs"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concepthash.codes import CodeLayout, Codes, hamming
-from concepthash.errors import MismatchError, UsageError
+from concepthash.errors import GalleryError, MismatchError, UsageError
 from concepthash.runtime import join, native, selfjoin
-from concepthash.runtime.index import HammingIndex
+from concepthash.runtime.index import HammingIndex, Hits
 from concepthash.runtime.planes import to_words
 from concepthash.runtime.resharding import merge, pieces, split
 from concepthash.runtime.searcher import Searcher
@@ -221,6 +224,20 @@ def test_knn_graph__is_each_codes_nearest_others(count: int, k: int, seed: int) 
         expected += [(-1, -1)] * (k - len(expected))
         found = zip(graph.distances[row].tolist(), graph.neighbours[row].tolist(), strict=True)
         assert list(found) == expected
+
+
+def test_knn_graph__refuses_ids_that_are_there_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = HammingIndex(16, 2)
+    index.add(np.arange(16, dtype=np.uint8).reshape(8, 2))
+    search = HammingIndex.search
+
+    def damaged(*arguments: Any, **rest: Any) -> Hits:
+        hits = search(*arguments, **rest)
+        return replace(hits, ids=np.where(hits.ids == 3, 2, hits.ids))  # as of a changed byte
+
+    monkeypatch.setattr(HammingIndex, "search", damaged)
+    with pytest.raises(GalleryError, match=r"not each there once(?s:.*)index verify"):
+        join.knn_graph(index, 3)
 
 
 def test_knn_graph__of_more_codes_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def codes(database: Path, queries: Path | None, output: Output) -> Measured:
         MismatchError: if the two files do not have one layout.
     """
     known = load_codes(database)
-    same = queries is None or queries.resolve() == database.resolve()
+    same = queries is None or realpath(queries) == realpath(database)  # of a loop too
     if same:
         output.choice("queries", database, "the database itself, no item finding itself")
     asked = known if queries is None or same else load_codes(queries)

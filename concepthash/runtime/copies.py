@@ -193,7 +193,10 @@ def _shared(folder: Path, wanted: dict[str, File]) -> Iterator[str]:
         for file in known.files:
             target = folder / _CONTENT / file.sha256
             for path in version.glob(f"*{SUFFIX}/{file.path}"):
-                if file.sha256 in wanted and not target.exists() and sha256(path) == file.sha256:
+                if file.sha256 not in wanted or target.exists():
+                    continue
+                # The size first: what has grown would be read in vain, and for long.
+                if path.stat().st_size == file.bytes and sha256(path) == file.sha256:
                     _link(path, target)
             if target.exists():
                 yield file.sha256

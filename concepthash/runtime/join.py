@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from concepthash.errors import GalleryError
 from concepthash.runtime.arguments import check_count
 from concepthash.runtime.index import HammingIndex
 from concepthash.runtime.planes import Distances, Ids, Words
@@ -124,6 +125,7 @@ def knn_graph(
 
     Raises:
         UsageError: if k is no integer from 0 on.
+        GalleryError: if the index is of a damaged file that gives ids twice.
     """
     k = check_count(k, "k")
     ids = index.ids
@@ -134,6 +136,12 @@ def knn_graph(
         hits = index.search(codes, k + 1, threads=threads)
         other = hits.ids != ids[here, None]
         other[:, k] &= ~other[:, :k].all(axis=1)  # a code behind k twins is not among its hits
+        if (other.sum(axis=1) != k).any():
+            raise GalleryError(
+                "ids are not each there once: the file or gallery they are from is damaged",
+                where="ids",
+                hint="chash index verify FILE_OR_GALLERY",
+            )
         neighbours[here] = hits.ids[other].reshape(len(codes), k)
         distances[here] = hits.distances[other].reshape(len(codes), k)
         if progress is not None:

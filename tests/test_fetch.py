@@ -19,7 +19,18 @@ from typing import Any
 import published_gallery
 import pytest
 from published_gallery import add, facts, listed, make, of_file
-from web_server import Web, flipped, longer, no_http, shorter, status, truncated, web_server, whole
+from web_server import (
+    Web,
+    begun,
+    flipped,
+    longer,
+    no_http,
+    shorter,
+    status,
+    truncated,
+    web_server,
+    whole,
+)
 
 from concepthash.errors import GalleryDamaged, GalleryError, UsageError
 from concepthash.runtime import copies, published, remote, sites
@@ -163,11 +174,7 @@ def test_fetch__from_a_server_that_falls_silent_ends(
     released = threading.Event()
 
     def silent(request: BaseHTTPRequestHandler, data: bytes) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        request.wfile.write(data[:10])
-        request.wfile.flush()
+        begun(request, data, 10)
         released.wait(30)
 
     push(make(tmp_path), web.folder / "birds.chg")
@@ -381,11 +388,7 @@ def test_fetch__that_was_killed_goes_on_where_it_was(tmp_path: Path, web: Web) -
     reached, released = threading.Event(), threading.Event()
 
     def stuck(request: BaseHTTPRequestHandler, data: bytes) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        request.wfile.write(data[:20])
-        request.wfile.flush()
+        begun(request, data, 20)
         reached.set()
         released.wait(30)
 

@@ -43,11 +43,17 @@ def whole(request: BaseHTTPRequestHandler, data: bytes) -> None:
     request.wfile.write(data)
 
 
-def truncated(request: BaseHTTPRequestHandler, data: bytes) -> None:
+def begun(request: BaseHTTPRequestHandler, data: bytes, count: int) -> None:
+    """The first ``count`` bytes of a reply that was to have all."""
     request.send_response(200)
     request.send_header("Content-Length", str(len(data)))
     request.end_headers()
-    request.wfile.write(data[: len(data) // 2])
+    request.wfile.write(data[:count])
+    request.wfile.flush()
+
+
+def truncated(request: BaseHTTPRequestHandler, data: bytes) -> None:
+    begun(request, data, len(data) // 2)
 
 
 def flipped(request: BaseHTTPRequestHandler, data: bytes) -> None:

@@ -16,7 +16,7 @@ from concepthash.datasets.table import LABEL_NAMES, PATH_NAMES
 from concepthash.errors import ConceptHashError, Skipped, UsageError
 from concepthash.runtime.entries import absolute, changed_ns, is_url, place
 from concepthash.runtime.sources import UNMARKED, Columns, Found, Place, look, row_of
-from concepthash.runtime.urls import bare
+from concepthash.runtime.urls import Listing, bare, open_far
 
 _IMAGE_NAMES = ("image", "img", "bytes", "image_bytes", "photo", "picture", "content", "jpg", "png")
 _BINARY = ("binary", "large_binary")
@@ -286,8 +286,6 @@ def _open(file: str) -> Any:
 
     _, parquet = pyarrow()
     if is_url(file):
-        from concepthash.runtime.urls import open_far
-
         return parquet.ParquetFile(open_far(file), pre_buffer=False)
     return parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
 
@@ -310,8 +308,6 @@ def _arrow_errors() -> Iterator[None]:
 def _mark(file: str, column: str) -> tuple[int, int]:
     """Size and mark of a file, which those of its rows are; another column has another mark."""
     if is_url(file):
-        from concepthash.runtime.urls import Listing
-
         size, changed = Listing.of(file).files[bare(file)]
     else:
         status = Path(file).stat()
